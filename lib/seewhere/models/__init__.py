@@ -1,0 +1,1 @@
+"""What a model can be asked, and the models that answer."""

@@ -1,0 +1,1 @@
+"""Figures and widgets: everything a reader looks at."""

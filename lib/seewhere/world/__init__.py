@@ -1,0 +1,1 @@
+"""The embedded world: a deterministic, executable source of pictures, boxes and language."""
