@@ -104,7 +104,7 @@ def select_candidates(candidates: Detections, keep: npt.ArrayLike) -> Detections
 
 
 def top_box(candidates: Detections) -> npt.NDArray[np.float64]:
-    """The model's own answer ``(4,)`` x1, y1, x2, y2 in pixels; four NaN, which the metrics count as a miss, if none."""
+    """The model's own answer ``(4,)`` x1, y1, x2, y2 in pixels; four NaN, which metrics count as a miss, if none."""
     top = int(candidates.metadata["top"])
     if top < 0:
         return np.full(4, np.nan)
