@@ -1,0 +1,65 @@
+"""The set-up cell of every notebook: what runs here, on what, with which settings, and how long it will take."""
+
+from __future__ import annotations
+
+import platform
+import random
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+
+PACKAGES = ("seewhere", "torch", "transformers", "peft", "numpy", "supervision")
+
+
+def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
+    """Installed version of each package, and Python's; "not installed" where there is none."""
+    found = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def device() -> str:
+    """The device models will run on, with the reason for it."""
+    import torch  # here and not above: a reader who only wants versions should not wait for it
+
+    if torch.cuda.is_available():
+        return f"cuda ({torch.cuda.get_device_name()})"
+    if torch.backends.mps.is_available():
+        return "mps (Apple GPU found, no CUDA)"
+    return f"cpu, {torch.get_num_threads()} threads (no GPU found)"
+
+
+def set_seed(seed: int) -> None:
+    """Seed Python's, numpy's and torch's global generators; the library itself takes seeds as arguments."""
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _use_inline_figures() -> None:
+    """Make a figure that is the value of a cell show itself; does nothing outside a notebook."""
+    try:
+        from IPython.core.getipython import get_ipython
+    except ImportError:
+        return
+    shell = get_ipython()
+    if shell is not None and hasattr(shell, "kernel"):
+        shell.run_line_magic("matplotlib", "inline")
+
+
+def begin(notebook: str, preset: str, seed: int, expected: str) -> None:
+    """Seed everything and print the conditions of this run.
+
+    notebook: its name, such as "00_tour". preset: name of the preset. expected: how long all cells take, in words.
+    """
+    _use_inline_figures()
+    set_seed(seed)
+    print(f"{notebook}: preset {preset}, seed {seed}; expected time {expected}")
+    print(f"device: {device()}")
+    print("versions: " + ", ".join(f"{name} {number}" for name, number in versions().items()))
