@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from seewhere.models.protocols import Grounder
 
 YOUR_OWN = "(your own phrase)"
+INKS = {"detector": style.ORANGE, "wrapper": style.BLUE}
 
 
 class Answer(Protocol):
@@ -137,23 +138,24 @@ class Asker(ImagePicker):
         )
 
     def _draw(self, image: Image.Image) -> Image.Image:
-        """Candidates thin; the truth dashed; the two choices thick in the colours of the report."""
+        """Candidates grey; the two choices in the colours of the report, one around the other; the truth dashed."""
         assert self.candidates is not None
-        picture = figures.draw_candidates(image, self.candidates)
-        factor = max(picture.size) / max(image.size)
-        marks = {"detector": style.ORANGE, "wrapper": style.BLUE}
-        for name, index in self.choices().items():
-            if index >= 0:
-                grow = 5.0 if name == "wrapper" else 0.0
-                box = np.asarray(self.candidates.xyxy[index], dtype=np.float64) * factor + np.array(
-                    [-grow, -grow, grow, grow]
-                )
-                picture = figures.draw_boxes(picture, box, [""], marks[name], side=max(picture.size), width=4)
+        found, chosen = self.candidates, self.choices()
+        inks = [style.GREY] * len(found)
+        for name in ("detector", "wrapper"):
+            if chosen[name] >= 0:
+                inks[chosen[name]] = INKS[name]
+        picture = figures.draw_boxes(image, found.xyxy, figures.candidate_labels(found), inks, width=3)
+        side, factor = max(picture.size), max(picture.size) / max(image.size)
+        if chosen["detector"] == chosen["wrapper"] >= 0:
+            inner = np.asarray(found.xyxy[chosen["detector"]], dtype=np.float64) * factor + np.array(
+                [5.0, 5.0, -5.0, -5.0]
+            )
+            picture = figures.draw_boxes(picture, inner, colors=INKS["detector"], side=side, width=3)
         truth = self.truth()
         if truth is not None:
-            picture = figures.draw_boxes(
-                picture, np.asarray(truth) * factor, colors=style.TRUTH, side=max(picture.size), width=2, dashed=True
-            )
+            outer = np.asarray(truth) * factor
+            picture = figures.draw_boxes(picture, outer, colors=style.TRUTH, side=side, width=2, dashed=True)
         return picture
 
     def _verdict(self, index: int) -> str:
@@ -175,7 +177,7 @@ class Asker(ImagePicker):
     def _report(self) -> str:
         chosen = self.choices()
         lines = [f"<p><b>“{html.escape(self.text)}”</b></p>"]
-        for name, ink in (("detector", style.ORANGE), ("wrapper", style.BLUE)):
+        for name, ink in INKS.items():
             lines.append(f'<div><b style="color:{ink}">■ {name}</b>: {self._verdict(chosen[name])}</div>')
         if self.truth() is not None:
             lines.append(f'<div><b style="color:{style.TRUTH}">■ truth</b> (dashed)</div>')
