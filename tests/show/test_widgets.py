@@ -99,3 +99,18 @@ def test_every_widget_has_a_static_picture_and_a_plain_text_form(dataset: SmallD
     figure = asker.static(2, "blue thing, please")
     assert figure.get_suptitle() == "“blue thing, please”"
     assert [bar.get_width() for bar in figure.axes[1].patches] == pytest.approx([1 / 13, 1 / 13, 11 / 13])
+
+
+def test_several_data_sets_over_the_same_images_are_shown_together(dataset: SmallDataset) -> None:
+    from dataclasses import replace
+
+    short, plus = (
+        replace(dataset, name=name, expressions=[item for item in dataset.expressions if item.style == name])
+        for name in ("short", "plus")
+    )
+    browser = widgets.browse([short, plus])
+    assert browser.style.options == ("every style", "plus", "short")
+    assert browser.text.value == widgets.browse(dataset).text.value
+    other = replace(plus, images={0: replace(plus.images[0], path=plus.images[1].path)})
+    with pytest.raises(ValueError, match="same images"):
+        widgets.browse([short, other])

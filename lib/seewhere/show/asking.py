@@ -62,7 +62,9 @@ class Asker(ImagePicker):
     `candidates` (Detections) and `answer` hold the last result, for a closer look in the next cell.
     """
 
-    def __init__(self, grounder: Grounder, wrapper: Wrapper, dataset: ReferringDataset) -> None:
+    def __init__(
+        self, grounder: Grounder, wrapper: Wrapper, dataset: ReferringDataset | Sequence[ReferringDataset]
+    ) -> None:
         super().__init__(dataset)
         self.grounder, self.wrapper = grounder, wrapper
         self.candidates: Detections | None = None

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 class Browser(ImagePicker):
     """Look through a data set: the boxes of an image with their labels, and what is said about each of them."""
 
-    def __init__(self, dataset: ReferringDataset) -> None:
+    def __init__(self, dataset: ReferringDataset | Sequence[ReferringDataset]) -> None:
         super().__init__(dataset)
-        styles = sorted({expression.style for expression in dataset.expressions if expression.style})
+        styles = sorted({expression.style for expression in self.dataset.expressions if expression.style})
         self.style = ipywidgets.Dropdown(options=[EVERY_STYLE, *styles], description="style")
         self.text = ipywidgets.HTML(layout={"width": "460px"})
         self.slider.observe(self._refresh, "value")

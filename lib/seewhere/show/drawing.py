@@ -26,7 +26,7 @@ SIDE = 448
 class BoxDrawer(ImagePicker):
     """Read a phrase, drag a box over what it means, and see the IoU with the truth. The last box drawn counts."""
 
-    def __init__(self, dataset: ReferringDataset) -> None:
+    def __init__(self, dataset: ReferringDataset | Sequence[ReferringDataset]) -> None:
         super().__init__(dataset)
         self.another = ipywidgets.Button(description="another phrase", icon="refresh")
         self.reveal = ipywidgets.ToggleButton(description="show the truth", icon="eye")

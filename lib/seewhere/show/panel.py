@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 from matplotlib.figure import Figure
 from PIL import Image
 
-from seewhere.records import Expression
+from seewhere.records import Expression, ImageRecord, Region
 
 if TYPE_CHECKING:
     from seewhere.datasets import ReferringDataset
@@ -25,6 +27,44 @@ def to_png(picture: Image.Image | Figure) -> bytes:
     else:
         picture.save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+@dataclass(slots=True)
+class Merged:
+    """Several data sets over the same images, such as the four styles of the world, as one to look through."""
+
+    name: str
+    split: str
+    images: dict[int, ImageRecord]
+    by_image: dict[int, list[Region]]
+    expressions: list[Expression]
+
+
+def merge(datasets: ReferringDataset | Sequence[ReferringDataset]) -> ReferringDataset | Merged:
+    """One data set out of several that describe the same images; a single one is returned as it is.
+
+    Raises:
+        ValueError: no data set at all, or an image id that means different files in two of them.
+    """
+    if not isinstance(datasets, Sequence):
+        return datasets
+    if not datasets:
+        raise ValueError("A widget needs at least one data set; got none.")
+    images: dict[int, ImageRecord] = {}
+    by_image: dict[int, dict[int, Region]] = {}
+    for dataset in datasets:
+        for image_id, record in dataset.images.items():
+            if images.setdefault(image_id, record).path != record.path:
+                raise ValueError(
+                    f"Image {image_id} is {images[image_id].path} in one data set and {record.path} in "
+                    f"{dataset.name!r}: only data sets over the same images can be shown together."
+                )
+            found = by_image.setdefault(image_id, {})
+            found.update({region.region_id: region for region in dataset.by_image.get(image_id, [])})
+    expressions = [expression for dataset in datasets for expression in dataset.expressions]
+    names = " ".join(dataset.name for dataset in datasets)
+    regions = {image_id: list(found.values()) for image_id, found in by_image.items()}
+    return Merged(names, datasets[0].split, images, regions, expressions)
 
 
 class Panel(ipywidgets.VBox):
@@ -43,7 +83,8 @@ class Panel(ipywidgets.VBox):
 class ImagePicker(Panel):
     """Previous, slider and next over the images of a data set: the part that all widgets share."""
 
-    def __init__(self, dataset: ReferringDataset) -> None:
+    def __init__(self, datasets: ReferringDataset | Sequence[ReferringDataset]) -> None:
+        dataset = merge(datasets)
         if not dataset.images:
             raise ValueError(f"The data set {dataset.name!r} ({dataset.split}) has no images to show.")
         self.dataset = dataset
