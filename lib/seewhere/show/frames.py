@@ -1,4 +1,4 @@
-"""Frames and conventions as pictures: the same four numbers mean different boxes, and a crop can lose what is asked for.
+"""Frames and conventions as pictures: the same four numbers mean different boxes, and a crop can lose what was asked.
 
 Wrong box conventions are the commonest reason why published numbers do not come back; a look at these pictures and
 tables is the cheapest protection.
