@@ -153,7 +153,7 @@ def scene_seed(split: str, number: int) -> int:
         raise ValueError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
     if not 0 <= number < SEEDS_PER_SPLIT:
         raise ValueError(f"scene {number} of {split!r}: expected a number from 0 to {SEEDS_PER_SPLIT - 1}")
-    return SPLITS.index(split) * SEEDS_PER_SPLIT + number  # type: ignore[arg-type]
+    return SPLITS.index(split) * SEEDS_PER_SPLIT + number
 
 
 def sample_scene(seed: int, sprites: SpriteSet, settings: SceneSettings | None = None, split: str = "train") -> Scene:

@@ -90,7 +90,7 @@ class SpriteSet:
     """A cast: categories, their sprites, and the sprites' pictures at any size.
 
     Attributes:
-        categories: category id -> `Category`, in the table's order.
+        categories: all categories, in the table's order; `by_id` finds one by its id.
         sprites: sprite name -> `Sprite`.
         attribution: whom to credit for the artwork.
         folder: the custom folder it was read from, or None for the default cast.
@@ -105,18 +105,19 @@ class SpriteSet:
         folder: Path | None = None,
     ) -> None:
         self.categories = _checked(categories)
+        self.by_id = {c.category_id: c for c in self.categories}
         self.attribution = attribution
         self.folder = folder
         self.sprites: dict[str, Sprite] = {}
-        self.of: dict[int, tuple[Sprite, ...]] = {i: () for i in self.categories}
+        self.of: dict[int, tuple[Sprite, ...]] = {i: () for i in self.by_id}
         self._artwork: dict[str, Image.Image] = {}
         self._masks: dict[tuple[str, int, bool], NDArray[np.bool_]] = {}
         self._pictures: dict[tuple[str, int, bool, str | None], Image.Image] = {}
-        digest = hashlib.sha256(repr(list(self.categories.values())).encode())
+        digest = hashlib.sha256(repr(self.categories).encode())
         for name, category_id, path in pictures:
             self._add(name, category_id, path)
             digest.update(f"{name} {category_id}".encode() + self._artwork[name].tobytes())
-        empty = [c.name for c in self.categories.values() if not self.of[c.category_id]]
+        empty = [c.name for c in self.categories if not self.of[c.category_id]]
         if empty:
             raise SpriteError(f"categories without any sprite: {', '.join(empty)}. Give each at least one picture.")
         self.fingerprint = digest.hexdigest()
@@ -133,12 +134,12 @@ class SpriteSet:
     @property
     def coco(self) -> list[Category]:
         """Categories for training, validation and test."""
-        return [c for c in self.categories.values() if not c.novel]
+        return [c for c in self.categories if not c.novel]
 
     @property
     def novel(self) -> list[Category]:
         """Categories kept for the `novel` split."""
-        return [c for c in self.categories.values() if c.novel]
+        return [c for c in self.categories if c.novel]
 
     def mask(self, name: str, side: int, mirrored: bool = False) -> NDArray[np.bool_]:
         """Return a sprite's mask, (height, width) bool, when its longer side is `side` pixels. Do not write to it."""
@@ -216,7 +217,7 @@ def _color_words(art: Image.Image, share: float = 0.12) -> frozenset[str]:
     return frozenset(words)
 
 
-def _checked(categories: Iterable[Category]) -> dict[int, Category]:
+def _checked(categories: Iterable[Category]) -> tuple[Category, ...]:
     found: dict[int, Category] = {}
     names: set[str] = set()
     for category in categories:
@@ -228,7 +229,7 @@ def _checked(categories: Iterable[Category]) -> dict[int, Category]:
             raise SpriteError(f"{category.name!r}: size {category.size} is outside 0.2 to 2.")
         found[category.category_id] = category
         names.add(category.name)
-    return found
+    return tuple(found.values())
 
 
 def read_table() -> list[tuple[Category, tuple[str, ...]]]:
