@@ -32,9 +32,7 @@ def test_rules(text, subject, others):
     assert [group.text for group in groups.others] == others
 
 
-@pytest.mark.parametrize(
-    "text", ["man in blue shirt on left", " the  old  dog , near a tree ", "left", "été, chat noir"]
-)
+@pytest.mark.parametrize("text", ["man in blue shirt on left", " the  old  dog , near a tree ", "left", "été, chat"])
 def test_groups_are_spans_of_the_text(text):
     groups = noun_groups(text)
     for group in (groups.subject, *groups.others):
@@ -96,7 +94,7 @@ def test_spacy_is_used_or_its_absence_explained():
 
         spacy.load("en_core_web_sm")
     except (ImportError, OSError):
-        with pytest.raises(ImportError, match="pip install spacy.*'rules' needs neither"):
+        with pytest.raises(ImportError, match=r"pip install spacy.*'rules' needs neither"):
             noun_groups("a dog under the tree", parser="spacy")
     else:
         groups = noun_groups("a dog under the tree", parser="spacy")

@@ -9,8 +9,8 @@ LLM-wrapper paper (ICLR 2025, candidate generation):
   subject, 0.2 for each other group and 0.3 for the full sentence, and always the best box of the subject, which is the
   detector's own answer. A box that stands for two groups is listed under both: the paper does not merge candidates.
 
-Ours to choose, as the paper is silent: the noun groups come from :mod:`seewhere.models.phrases`; candidates keep the order
-of the network's queries, the subject's first; boxes are not clipped to the picture.
+Ours to choose, as the paper is silent: the noun groups come from :mod:`seewhere.models.phrases`; candidates keep the
+order of the network's queries, the subject's first; boxes are not clipped to the picture.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from seewhere.boxes import to_xyxy
 from seewhere.models.candidates import Detections, empty_candidates, make_candidates
-from seewhere.models.inputs import check_pairs, load_configuration, resolve_device, same_size_batches
+from seewhere.models.inputs import batched, check_family, check_pairs, resolve_device
 from seewhere.models.phrases import noun_groups
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class GroundingDino:
         """
         from transformers import AutoProcessor, GroundingDinoForObjectDetection
 
-        load_configuration(source, "grounding-dino", revision=revision)
+        check_family(source, "grounding-dino", revision=revision)
         # The PIL image processor gives the same pixels on every machine; the other one needs torchvision.
         processor = AutoProcessor.from_pretrained(source, revision=revision, backend="pil")
         model = GroundingDinoForObjectDetection.from_pretrained(source, revision=revision, dtype=dtype)
@@ -151,7 +151,7 @@ class GroundingDino:
         pictures = check_pairs(images, phrases, self.name)
         texts = [prompt_text(phrase) for phrase in phrases]
         answers: list[Detections] = [empty_candidates(self.name, scores=True)] * len(texts)
-        for batch in same_size_batches(pictures, self.batch_size, self.name, self.progress):
+        for batch in batched(pictures, self.batch_size, self.name, self.progress, same_size=True):
             readings = self.read([pictures[place] for place in batch], [texts[place] for place in batch])
             for place, reading in zip(batch, readings, strict=True):
                 answers[place] = self._candidates(reading)

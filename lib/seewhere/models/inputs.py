@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
@@ -55,21 +55,21 @@ def resolve_device(device: str | torch.device | None, name: str) -> torch.device
     return torch.device(chosen)
 
 
-def same_size_batches(
-    images: Sequence[Image.Image], batch_size: int, name: str, progress: bool = True
+def batched(
+    images: Sequence[Image.Image], batch_size: int, name: str, progress: bool = True, same_size: bool = False
 ) -> Iterator[list[int]]:
-    """Places of the images, in batches of at most `batch_size` that hold one picture size each.
+    """Places of the images, in batches of at most `batch_size`.
 
-    Pictures of one size need no padding, so an answer does not depend on what else is in its batch. Shows a progress
-    bar over the pictures when there is more than one batch.
+    With `same_size` a batch holds pictures of one size only. They need no padding, so an answer does not depend on what
+    else is in its batch. Shows a progress bar over the pictures when there is more than one batch.
     """
     if batch_size < 1:
         raise ValueError(f"{name}: batch_size is {batch_size}; expected 1 or more.")
-    by_size: dict[tuple[int, int], list[int]] = {}
+    groups: dict[tuple[int, int] | None, list[int]] = {}
     for place, image in enumerate(images):
-        by_size.setdefault(image.size, []).append(place)
+        groups.setdefault(image.size if same_size else None, []).append(place)
     batches = [
-        places[start : start + batch_size] for places in by_size.values() for start in range(0, len(places), batch_size)
+        places[start : start + batch_size] for places in groups.values() for start in range(0, len(places), batch_size)
     ]
     with tqdm(total=len(images), desc=name, unit="phrase", disable=not progress or len(batches) < 2) as bar:
         for batch in batches:
@@ -77,22 +77,34 @@ def same_size_batches(
             bar.update(len(batch))
 
 
-def load_configuration(source: str | Path, model_type: str, **options: Any) -> Any:
-    """The configuration of a model folder or hub id, checked to be of the family `model_type`.
+def model_family(source: str | Path, revision: str = "main") -> str:
+    """The ``model_type`` that the config.json of a model folder or hub id names.
 
     Raises:
         FileNotFoundError: no such folder, and no such model on the hub or no way to reach it.
+    """
+    from transformers import PreTrainedConfig
+
+    reason = "no config.json with a model_type"
+    try:
+        configuration, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
+    except OSError as error:
+        configuration, reason = {}, f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    if "model_type" not in configuration:
+        raise FileNotFoundError(
+            f"no model at {str(source)!r} ({reason}); expected a folder with config.json and weights, or a hub id that "
+            "can be downloaded or is in the local hub cache."
+        )
+    return str(configuration["model_type"])
+
+
+def check_family(source: str | Path, expected: str, revision: str = "main") -> None:
+    """Check that a folder or hub id holds a model of the family `expected`.
+
+    Raises:
+        FileNotFoundError: see :func:`model_family`.
         ValueError: a model of another family.
     """
-    from transformers import AutoConfig
-
-    try:
-        configuration = AutoConfig.from_pretrained(source, **options)
-    except OSError as error:
-        raise FileNotFoundError(
-            f"no model at {str(source)!r}: expected a folder with config.json and weights, or a hub id that can be "
-            f"downloaded or is in the local hub cache ({type(error).__name__}: {str(error).splitlines()[0]})"
-        ) from error
-    if configuration.model_type != model_type:
-        raise ValueError(f"{str(source)!r} holds a {configuration.model_type!r} model; expected {model_type!r}.")
-    return configuration
+    found = model_family(source, revision)
+    if found != expected:
+        raise ValueError(f"{str(source)!r} holds a {found!r} model; expected {expected!r}.")
