@@ -36,7 +36,7 @@ def render_image(scene: Scene, sprites: SpriteSet) -> Image.Image:
     for item in sorted(scene.objects, key=lambda o: o.depth):
         art = sprites.picture(item.sprite, item.side, item.mirrored, item.tint)
         x1, y1, x2, y2 = (int(v) for v in item.full_box)
-        if y2 > scene.horizon:
+        if y2 > 0.9 * scene.horizon + 0.1 * scene.height:  # stands on the ground
             shadow = _shadow(x2 - x1)
             image.paste((30, 34, 48), (x1 - shadow.width // 2 + (x2 - x1) // 2, y2 - shadow.height // 2 - 1), shadow)
         image.paste(art, (x1, y1), art)

@@ -29,6 +29,7 @@ Split = Literal["train", "val", "test", "novel"]
 
 SEEDS_PER_SPLIT = 10_000_000
 SPLITS: tuple[Split, ...] = ("train", "val", "test", "novel")
+_ATTEMPTS = 16  # places tried for an object before the scene does without it
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +70,8 @@ class SceneSettings:
     """Share of tinted objects: where the scene holds the category again, and elsewhere."""
     mirrored: float = 0.35
     """Share of mirrored objects."""
-    huddled: float = 0.2
-    """Share of objects placed beside another one, which makes them likelier to overlap."""
+    huddled: float = 0.15
+    """Share of objects placed close beside another one; the others keep apart while there is room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,16 +263,20 @@ class _Composer:
         """Place as many items as fit (two at least) and return them as scene objects in random order."""
         crowd = 1.0 if len(items) <= 5 else 0.9 if len(items) <= 7 else 0.8
         for item in items:
-            for attempt in range(14):
-                # Items that do not fit are tried smaller; nothing is ever smaller than the shortest side.
-                if self._try(item, self._propose(item, crowd * (1.0 if attempt < 5 else 0.8 if attempt < 10 else 0.6))):
+            huddled = self.random.random() < self.settings.huddled
+            for attempt in range(_ATTEMPTS):
+                # What does not fit is tried smaller, never smaller than the shortest side; and objects stay nearly
+                # clear of each other before they may hide as much as the settings allow.
+                smaller = crowd * (1.0 if attempt < 8 else 0.8 if attempt < 12 else 0.6)
+                limit = self.settings.visible if huddled or attempt >= 6 else max(self.settings.visible, 0.9)
+                if self._try(item, self._propose(item, smaller, huddled), limit):
                     break
         order = list(range(len(self.items)))
         self.random.shuffle(order)
         depths = {k: d for d, k in enumerate(sorted(order, key=lambda k: self.items[k].order))}
         return tuple(self._finish(index, k, depths[k]) for index, k in enumerate(order))
 
-    def _propose(self, item: _Item, crowd: float) -> _Place:
+    def _propose(self, item: _Item, crowd: float, huddled: bool) -> _Place:
         scene, random = self.scene, self.random
         width, height, horizon = scene.width, scene.height, int(scene.horizon)
         support = item.category.support
@@ -293,15 +298,15 @@ class _Composer:
         side = self._side(item, crowd, nearness)
         w, h = item.sprite.size_at(side)
         if behind:
-            y = random.randint(1, max(1, int(horizon * 0.92) - h // 2 - 1))
+            y = random.randint(1, max(1, horizon + 2 - h))
         else:
             first = min(horizon + 0.12 * (height - horizon), height - 2)
             y = round(first + nearness * (height - 2 - first)) - h
-        return _Place(self._column(w), min(max(y, 1), height - h - 1), side, behind)
+        return _Place(self._column(w, huddled), min(max(y, 1), height - h - 1), side, behind)
 
-    def _column(self, w: int) -> int:
+    def _column(self, w: int, huddled: bool) -> int:
         last = max(1, self.scene.width - w - 1)
-        if self.items and self.random.random() < self.settings.huddled:
+        if self.items and huddled:
             neighbour = self.random.choice(self.items)
             middle = neighbour.x + neighbour.mask.shape[1] / 2 + self.random.choice((-1, 1)) * w * 0.55
             return min(max(round(middle - w / 2), 1), last)
@@ -313,7 +318,7 @@ class _Composer:
         side = high * item.category.size * (0.42 + 0.5 * nearness) * self.random.uniform(0.82, 1.2) * crowd
         return max(-(-low // 4) * 4, min(round(side / 4) * 4, high // 4 * 4))
 
-    def _try(self, item: _Item, place: _Place) -> bool:
+    def _try(self, item: _Item, place: _Place, limit: float) -> bool:
         mask = self.sprites.mask(item.sprite.name, place.side, item.mirrored)
         h, w = mask.shape
         if place.x < 0 or place.y < 0 or place.x + w > self.scene.width or place.y + h > self.scene.height:
@@ -324,9 +329,9 @@ class _Composer:
         covered = [k for k in range(len(self.items)) if met[k + 1] and self.items[k].order < order]
         pixels = sum(met)
         visible = met[0] + sum(met[k + 1] for k in covered)
-        if visible < self.settings.visible * pixels:
+        if visible < limit * pixels:
             return False
-        if any(self.items[k].visible - met[k + 1] < self.settings.visible * self.items[k].pixels for k in covered):
+        if any(self.items[k].visible - met[k + 1] < limit * self.items[k].pixels for k in covered):
             return False
         for k in covered:
             self.items[k].visible -= met[k + 1]
