@@ -114,3 +114,12 @@ def test_several_data_sets_over_the_same_images_are_shown_together(dataset: Smal
     other = replace(plus, images={0: replace(plus.images[0], path=plus.images[1].path)})
     with pytest.raises(ValueError, match="same images"):
         widgets.browse([short, other])
+
+
+def test_panel_rows_ask_each_model_once_for_all_expressions(dataset: SmallDataset) -> None:
+    grounder = EveryRectangle(dataset)
+    chosen = dataset.expressions[2:7]
+    rows = widgets.panel_rows(grounder, ByLabel(), chosen)
+    assert grounder.asked == [item.text for item in chosen] == [row.phrase for row in rows]
+    assert [row.choices for row in rows][:3] == [{"detector": 0, "wrapper": 1}] * 2 + [{"detector": 0, "wrapper": 0}]
+    assert all(row.truth == item.region.box for row, item in zip(rows, chosen, strict=True))

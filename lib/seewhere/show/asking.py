@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from seewhere import boxes as box_tools
+from seewhere.records import Expression
 from seewhere.show import figures, style
 from seewhere.show.panel import ImagePicker, to_png
 
@@ -230,3 +231,21 @@ def _probability_bars(axes: Axes, bars: Sequence[tuple[str, float]], chosen: int
     axes.grid(False)
     if not kept:
         axes.text(0.05, 0.5, "not asked:\nfewer than two candidates", fontsize=9)
+
+
+def panel_rows(grounder: Grounder, wrapper: Wrapper, expressions: Sequence[Expression]) -> list[figures.PanelRow]:
+    """Put expressions to a detector and a wrapper, in one batch each, and lay the answers out for `expression_panels`."""
+    images = [item.image.open() for item in expressions]
+    phrases = [item.text for item in expressions]
+    candidates = grounder.ground(images, phrases)
+    answers = wrapper.answer(images, phrases, candidates)
+    return [
+        figures.PanelRow(
+            image,
+            item.text,
+            found,
+            item.region.box,
+            {"detector": int(found.metadata.get("top", -1)), "wrapper": int(answer.index)},
+        )
+        for image, item, found, answer in zip(images, expressions, candidates, answers, strict=True)
+    ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from seewhere.show.asking import Answer, Asker, Wrapper
+from seewhere.show.asking import Answer, Asker, Wrapper, panel_rows
 from seewhere.show.browsing import Browser
 from seewhere.show.drawing import BoxDrawer
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from seewhere.datasets import ReferringDataset
     from seewhere.models.protocols import Grounder
 
-__all__ = ["Answer", "Asker", "BoxDrawer", "Browser", "Wrapper", "ask", "browse", "draw"]
+__all__ = ["Answer", "Asker", "BoxDrawer", "Browser", "Wrapper", "ask", "browse", "draw", "panel_rows"]
 
 
 def browse(dataset: ReferringDataset | Sequence[ReferringDataset]) -> Browser:
