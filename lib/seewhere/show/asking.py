@@ -234,7 +234,7 @@ def _probability_bars(axes: Axes, bars: Sequence[tuple[str, float]], chosen: int
 
 
 def panel_rows(grounder: Grounder, wrapper: Wrapper, expressions: Sequence[Expression]) -> list[figures.PanelRow]:
-    """Put expressions to a detector and a wrapper, in one batch each, and lay the answers out for `expression_panels`."""
+    """Put expressions to a detector and a wrapper, one batch each, and lay the answers out for `expression_panels`."""
     images = [item.image.open() for item in expressions]
     phrases = [item.text for item in expressions]
     candidates = grounder.ground(images, phrases)

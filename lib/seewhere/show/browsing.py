@@ -51,7 +51,7 @@ class Browser(ImagePicker):
         said = [
             (order.get(item.region.region_id, -1), item.style, item.text) for item in self.expressions(self.style.value)
         ]
-        return sorted(said)
+        return sorted(said, key=lambda entry: (entry[0], len(entry[2])))
 
     def _refresh(self, _: object = None) -> None:
         self.picture.value = to_png(self._draw())
@@ -81,7 +81,7 @@ def _write_lines(axes: Axes, lines: Sequence[tuple[str, str]], width: int = 78, 
     """Wrapped text, a coloured square before each entry; what does not fit is counted, not dropped silently."""
     row = 0
     for number, (ink, text) in enumerate(lines):
-        wrapped = textwrap.wrap(text, width, subsequent_indent="   ")
+        wrapped = textwrap.wrap(text, width, subsequent_indent="   ", max_lines=2, placeholder=" …")
         if row + len(wrapped) > room and number < len(lines) - 1:
             axes.text(0.03, 1 - row / room, f"… and {len(lines) - number} more", fontsize=9, va="top", color=style.GREY)
             return

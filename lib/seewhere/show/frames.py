@@ -83,7 +83,7 @@ def transform_gallery(
         names = [label for label, kept in zip(labels, seen, strict=True) if kept]
         shown = box_tools.clip(moved[seen], target_size)
         pictures.append(figures.draw_boxes(transform.apply_image(image), shown, names, inks))
-        titles.append(f"{name} to {target_size[0]} x {target_size[1]}: {seen.sum()} of {len(array)} objects left")
+        titles.append(f"{name} to {target_size[0]} x {target_size[1]}: {seen.sum()} of {len(array)} objects in view")
     return figures.gallery(pictures, titles, columns=4)
 
 
@@ -118,16 +118,20 @@ def _cell(box: np.ndarray, size: tuple[int, int]) -> str:
 
 
 def most_cropped(dataset: ReferringDataset, target_size: tuple[int, int] = (192, 192), least: float = 0.1) -> int:
-    """Id of the image that loses most objects to a centre crop (less than `least` of the box left); ties: the first."""
-    best, most = -1, -1
+    """Id of the image that loses most objects to a centre crop (less than `least` of the box in view).
+
+    Ties go to wide images, which lose their left and right ends, and then to the first.
+    """
+    best, most = -1, (-1, False)
     for image_id, regions in dataset.by_image.items():
         if not regions:
             continue
         transform = box_tools.center_crop(dataset.images[image_id].size, target_size)
         shares = _visible_share(transform.apply_boxes([region.box for region in regions]), target_size)
-        gone = int((shares < least).sum())
-        if gone > most:
-            best, most = image_id, gone
+        record = dataset.images[image_id]
+        loss = (int((shares < least).sum()), record.width > record.height)
+        if loss > most:
+            best, most = image_id, loss
     if best < 0:
         raise ValueError(f"The data set {dataset.name!r} has no image with a region.")
     return best

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -51,38 +52,54 @@ def image_boxes_masks(record: ImageRecord, regions: Sequence[Region]) -> Figure:
     return figures.gallery(pictures, titles, columns=3, tile_inches=3.9)
 
 
+def _repeated(regions: Sequence[Region]) -> set[int]:
+    """Ids of the regions whose label another region of the image has too, so that a name alone is not enough."""
+    counts = Counter(region.label for region in regions)
+    return {region.region_id for region in regions if counts[region.label] > 1}
+
+
+def _said_of(expressions: Iterable[Expression]) -> dict[int, list[Expression]]:
+    by_region: dict[int, list[Expression]] = {}
+    for item in expressions:
+        by_region.setdefault(item.region.region_id, []).append(item)
+    return by_region
+
+
 def rich_image(datasets: ReferringDataset | Sequence[ReferringDataset], objects: int = 5) -> int:
     """Id of an image worth a close look.
 
-    It has about `objects` objects, two of one category, and sentences in the most styles; ties: the first.
+    One of its objects shares its label with another and is spoken of in the most styles, and there are about `objects`
+    objects; ties: the first.
     """
     dataset = merge(datasets)
-    styles: dict[int, set[str]] = {}
-    for expression in dataset.expressions:
-        styles.setdefault(expression.image.image_id, set()).add(expression.style)
-
-    def merit(image_id: int) -> tuple[int, bool, int]:
-        labels = [region.label for region in dataset.by_image.get(image_id, [])]
-        return len(styles.get(image_id, ())), len(set(labels)) < len(labels), -abs(len(labels) - objects)
-
+    styles: dict[int, int] = {}
+    for found in _said_of(dataset.expressions).values():
+        image_id = found[0].image.image_id
+        if found[0].region.region_id in _repeated(dataset.by_image[image_id]):
+            styles[image_id] = max(styles.get(image_id, 0), len({item.style for item in found}))
     if not dataset.images:
         raise ValueError(f"The data set {dataset.name!r} has no images.")
-    return max(sorted(dataset.images), key=merit)
+    return max(
+        sorted(dataset.images), key=lambda i: (styles.get(i, 0), -abs(len(dataset.by_image.get(i, [])) - objects))
+    )
 
 
 def sayings(datasets: ReferringDataset | Sequence[ReferringDataset], image_id: int) -> pd.DataFrame:
-    """What is said in each style about the object of an image that is spoken of in most styles.
+    """What is said in each style about the object of an image that is hardest to name.
+
+    That is one whose label others have too, and among these the one spoken of in most styles.
 
     Columns: object (its number and label), style, expression; shortest first. Raises ValueError when nothing is said.
     """
     dataset = merge(datasets)
-    by_region: dict[int, list[Expression]] = {}
-    for item in dataset.expressions:
-        if item.image.image_id == image_id:
-            by_region.setdefault(item.region.region_id, []).append(item)
+    by_region = _said_of(item for item in dataset.expressions if item.image.image_id == image_id)
+    repeated = _repeated(dataset.by_image.get(image_id, []))
     if not by_region:
         raise ValueError(f"Nothing is said about image {image_id} in {dataset.name!r}.")
-    best = max(by_region.values(), key=lambda found: len({item.style for item in found}))
+    best = max(
+        by_region.values(),
+        key=lambda found: (found[0].region.region_id in repeated, len({item.style for item in found})),
+    )
     number = [region.region_id for region in dataset.by_image[image_id]].index(best[0].region.region_id)
     first = {item.style or dataset.name: item.text for item in reversed(best)}
     table = pd.DataFrame(sorted(first.items(), key=lambda pair: len(pair[1])), columns=["style", "expression"])
