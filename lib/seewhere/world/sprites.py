@@ -111,6 +111,7 @@ class SpriteSet:
         self.sprites: dict[str, Sprite] = {}
         self.of: dict[int, tuple[Sprite, ...]] = {i: () for i in self.by_id}
         self._artwork: dict[str, Image.Image] = {}
+        self._tinted: dict[tuple[str, str], Image.Image] = {}
         self._masks: dict[tuple[str, int, bool], NDArray[np.bool_]] = {}
         self._pictures: dict[tuple[str, int, bool, str | None], Image.Image] = {}
         digest = hashlib.sha256(repr(self.categories).encode())
@@ -159,15 +160,21 @@ class SpriteSet:
         key = (name, side, mirrored, tint)
         found = self._pictures.get(key)
         if found is None:
-            art = self._artwork[name]
-            if tint is not None:
-                art = tinted(art, TINTS[tint])
-            found = art.resize(self.sprites[name].size_at(side), Image.Resampling.BICUBIC)
+            found = self._painted(name, tint).resize(self.sprites[name].size_at(side), Image.Resampling.BICUBIC)
             if mirrored:
                 found = found.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             if len(self._pictures) >= _MOST_PICTURES:
                 self._pictures.clear()
             self._pictures[key] = found
+        return found
+
+    def _painted(self, name: str, tint: str | None) -> Image.Image:
+        """A sprite at its own size, in its own colours or in shades of one; tinted ones are kept (25 MB at most)."""
+        if tint is None:
+            return self._artwork[name]
+        found = self._tinted.get((name, tint))
+        if found is None:
+            found = self._tinted[name, tint] = tinted(self._artwork[name], TINTS[tint])
         return found
 
 
