@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
+
+import nbformat
 import numpy as np
 import pytest
 import torch
+from nbclient import NotebookClient
+from PIL import Image
 from seewhere.show import setup
 
 
@@ -21,3 +26,22 @@ def test_begin_prints_what_a_reader_must_know_and_seeds(capsys: pytest.CaptureFi
 
 def test_a_package_that_is_not_there_is_named_as_such() -> None:
     assert setup.versions(("no-such-package-here",))["no-such-package-here"] == "not installed"
+
+
+def test_pictures_in_a_notebook_are_small_and_still_themselves() -> None:
+    random = np.random.default_rng(0)
+    colours = random.integers(0, 256, (100, 3), dtype=np.uint8)
+    image = Image.fromarray(colours[random.integers(0, 100, (64, 64))])
+    again = Image.open(io.BytesIO(setup.small_png(image)))
+    assert again.mode == "P" and np.array_equal(np.asarray(again.convert("RGB")), np.asarray(image))
+
+
+def test_a_notebook_shows_figures_and_pictures_once_each() -> None:
+    code = "from seewhere.show import setup, figures; setup.begin('n', 'smoke', 0, 'now')\n"
+    code += "from PIL import Image; image = Image.new('RGB', (20, 10), 'red')"
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(part) for part in (code, "image", "figures.gallery([image], ['red'])")]
+    )
+    done = NotebookClient(notebook, timeout=120).execute()
+    for cell in done.cells[1:]:
+        assert [sorted(output.data) for output in cell.outputs] == [["image/png", "text/plain"]]
