@@ -45,3 +45,10 @@ def test_a_notebook_shows_figures_and_pictures_once_each() -> None:
     done = NotebookClient(notebook, timeout=120).execute()
     for cell in done.cells[1:]:
         assert [sorted(output.data) for output in cell.outputs] == [["image/png", "text/plain"]]
+
+
+def test_a_rare_colour_survives_among_many_frequent_ones() -> None:
+    shades = np.linspace(60, 180, 400 * 400 * 3).reshape(400, 400, 3).astype(np.uint8)
+    shades[200:206, 200:206] = (255, 0, 255)
+    again = np.asarray(Image.open(io.BytesIO(setup.small_png(Image.fromarray(shades)))).convert("RGB")).astype(int)
+    assert np.abs(again[203, 203] - (255, 0, 255)).max() < 40

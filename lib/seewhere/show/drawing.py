@@ -91,10 +91,11 @@ class BoxDrawer(ImagePicker):
             self.picture.value = to_png(figures.draw_boxes(self.image(), [truth], ["truth"], style.TRUTH, side=SIDE))
 
     def static(self, index: int | None = None, shifts: Sequence[float] = (0.0, 0.15, 0.3, 0.5, 0.8)) -> Figure:
-        """The truth against copies of it, moved to the right by fractions of its width: how bad is an IoU of 0.5?"""
+        """The largest object's box against copies of it, moved to the right by fractions of its width: how bad is an IoU of 0.5?"""
         if index is not None:
             self.slider.value = index
-        truth = np.asarray(self.expression.region.box, dtype=np.float64)
+        largest = max(self.expressions(), key=lambda item: box_tools.area(item.region.box)[0])
+        truth = np.asarray(largest.region.box, dtype=np.float64)
         pictures, titles = [], []
         for shift in shifts:
             moved = truth + np.array([1.0, 0.0, 1.0, 0.0]) * shift * (truth[2] - truth[0])

@@ -52,7 +52,8 @@ def small_png(picture: Figure | Image.Image) -> bytes:
         picture.savefig(buffer, format="png", bbox_inches="tight", facecolor="white")
         picture = Image.open(buffer)
     buffer = io.BytesIO()
-    flat = picture.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    # Maximum coverage, because the median cut sacrifices rare colours: a small white sheep would turn grey.
+    flat = picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
     flat.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 
