@@ -91,7 +91,7 @@ class BoxDrawer(ImagePicker):
             self.picture.value = to_png(figures.draw_boxes(self.image(), [truth], ["truth"], style.TRUTH, side=SIDE))
 
     def static(self, index: int | None = None, shifts: Sequence[float] = (0.0, 0.15, 0.3, 0.5, 0.8)) -> Figure:
-        """The largest object's box against copies of it, moved to the right by fractions of its width: how bad is an IoU of 0.5?"""
+        """The largest object's box against copies of it, moved to the right by fractions of its width."""
         if index is not None:
             self.slider.value = index
         largest = max(self.expressions(), key=lambda item: box_tools.area(item.region.box)[0])
