@@ -1,9 +1,9 @@
-"""Every setting of every notebook in one place: a preset is a TOML file, a table per notebook, each value with its trade-off.
+"""Every setting of every notebook in one place: a preset is a TOML file with a table per notebook.
 
-Presets change values, never branches. ``smoke`` proves that the code runs, ``quick`` is for a laptop and is what the
-committed outputs come from, ``full`` trains everything from scratch, ``paper`` holds the published values. ``quick`` is
-the list of names that exist: every preset must give every one of them, with the same type, so a notebook never has to
-ask whether a value is there.
+Each value tells its trade-off. Presets change values, never branches. ``smoke`` proves that the code runs, ``quick`` is
+for a laptop and is what the committed outputs come from, ``full`` trains everything from scratch, ``paper`` holds the
+published values. ``quick`` is the list of names that exist: every preset must give every one of them, with the same
+type, so a notebook never has to ask whether a value is there.
 """
 
 from __future__ import annotations

@@ -1,0 +1,376 @@
+"""The ledger: what the four papers claim, what they printed, what came out here, and the verdict.
+
+A verdict comes from intervals and nothing else. A claim names the metrics that carry it and the side of a bound on which
+their whole intervals must lie. *Confirmed*: all settings are clear on the right side. *Not confirmed*: one at least is
+clear on the wrong side. *Inconclusive*: neither. *Not yet run*: there is no record.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from seewhere import results
+
+CONFIRMED, REFUTED, OPEN, ABSENT = "confirmed", "not confirmed", "inconclusive", "not yet run"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What a claim's records must show: `metric` wholly ``above`` or ``below`` `bound`.
+
+    With `closed`, touching the bound counts as being on the right side (a rate of exactly 0 is not above 0).
+    """
+
+    metric: str
+    side: str = "above"
+    bound: float = 0.0
+    closed: bool = False
+
+    def judge(self, record: results.Record) -> str:
+        """Verdict on one record; one without an interval can only be inconclusive."""
+        low, high, bound = record["low"], record["high"], self.bound
+        if low is None:
+            return OPEN
+        if self.side == "below":
+            low, high, bound = -high, -low, -bound
+        if low > bound or (self.closed and low >= bound):
+            return CONFIRMED
+        return REFUTED if high < bound or (not self.closed and high <= bound) else OPEN
+
+
+@dataclass(frozen=True, slots=True)
+class Printed:
+    """A number that the paper printed: what it is of, the metric here that it stands beside, and the number."""
+
+    label: str
+    metric: str
+    value: float
+    unit: str = "points"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One claim: number, paper, our wording, the notebook that examines it, its conditions and the paper's numbers."""
+
+    number: str
+    paper: str
+    text: str
+    notebook: str
+    conditions: tuple[Condition, ...]
+    printed: tuple[Printed, ...] = ()
+
+
+# What the metrics of LLM-wrapper's claims mean; all are percentage points or percent, with a 95 % interval.
+#   gain_p_at_1           P@1 of the wrapper minus P@1 of its detector, paired; one record per detector x language model
+#   ensemble_gain         P@1 with both detectors' boxes minus the better single wrapper
+#   transfer_gain         P@1 of a wrapper trained on the other detector minus P@1 of this detector
+#   long_query_gain       the same on the very long style, trained on the relational one
+#   long_text_gain        P@1 minus the detector's on the longest quarter of texts
+#   many_candidates_gain  P@1 minus the detector's on the quarter with the most candidates
+#   same_label_gap        P@1 where most candidates share the target's label minus P@1 where none does
+#   non_integer_rate, out_of_range_rate   share of answers, percent
+PROBING, WRAPPER, LOCVLM, PIXELS = "Lost in Space", "LLM-wrapper", "LocVLM", "PAE-LaMM"
+_GAIN, _ENSEMBLE, _TRANSFER, _LONG = "gain_p_at_1", "ensemble_gain", "transfer_gain", "long_query_gain"
+
+_F6 = tuple(
+    Printed(f"{detector} + {llm}, {data}", _GAIN, gain)
+    for detector, llm, data, gain in (
+        ("Grounding DINO (T)", "Llama 3", "RefCOCOg test", 18.0),
+        ("Grounding DINO (T)", "Mixtral", "RefCOCOg test", 17.7),
+        ("Florence-2", "Llama 3", "RefCOCOg test", 11.9),
+        ("Florence-2", "Mixtral", "RefCOCOg test", 11.5),
+        ("Grounding DINO (T)", "Llama 3", "RefCOCO test", 23.0),
+        ("Florence-2", "Llama 3", "RefCOCO test", 14.7),
+        ("Grounding DINO (T)", "Llama 3", "RefCOCO+ test", 12.0),
+        ("Florence-2", "Llama 3", "RefCOCO+ test", 8.5),
+        ("Grounding DINO (T)", "Llama 3", "Talk2Car test", 10.2),
+        ("Florence-2", "Llama 3", "Talk2Car test", 18.3),
+    )
+)
+_F7 = (
+    Printed("both detectors, RefCOCOg val (P@1)", "ensemble_p_at_1", 81.25, "%"),
+    Printed("both detectors, RefCOCOg test (P@1)", "ensemble_p_at_1", 80.13, "%"),
+    Printed("Florence-2 alone, val (P@1)", "single_p_at_1", 78.76, "%"),
+    Printed("GDrec alone, val (P@1)", "single_p_at_1", 78.25, "%"),
+    Printed("over the better single one, val", _ENSEMBLE, 2.49),
+    Printed("over the better single one, test", _ENSEMBLE, 2.10),
+)
+_F8 = (
+    Printed("Florence-2 -> GDrec, RefCOCOg val", _TRANSFER, 6.3),
+    Printed("Florence-2 -> GDrec, RefCOCOg test", _TRANSFER, 5.1),
+    Printed("GDrec -> Florence-2, RefCOCOg val", _TRANSFER, 6.0),
+    Printed("GDrec -> Florence-2, RefCOCOg test", _TRANSFER, 6.9),
+    Printed("GDrec -> Grounding DINO 1.5, 300 of val", _TRANSFER, 29.0),
+)
+_F9 = (
+    Printed("RefCOCOg -> HC-RefLoCo val", _LONG, 18.9),
+    Printed("RefCOCOg -> HC-RefLoCo test", _LONG, 19.1),
+)
+_F11 = (
+    Printed("answers without an integer", "non_integer_rate", 0.0, "%"),
+    Printed("answers out of range (less than)", "out_of_range_rate", 0.3, "%"),
+)
+
+_N1, _N2, _N3, _N4 = "01_probing_resamplers", "02_llm_wrapper", "03_locvlm", "04_locvlm_video"
+_N5, _N6, _N7 = "05_pixel_reconstruction", "06_referring_segmentation", "07_game_rollouts"
+
+
+def _above(*metrics: str) -> tuple[Condition, ...]:
+    return tuple(Condition(metric) for metric in metrics)
+
+
+def _below(*metrics: str) -> tuple[Condition, ...]:
+    return tuple(Condition(metric, "below") for metric in metrics)
+
+
+_ALL = (
+    Claim(
+        "F1",
+        PROBING,
+        "A probe on a frozen resampler stays far behind the same probe with the resampler "
+        "trained along, on referring boxes, spatial statements and region captions.",
+        _N1,
+        _above("unfrozen_gain"),
+    ),
+    Claim(
+        "F2",
+        PROBING,
+        "Layers of the resampler before the last hold no more of it.",
+        _N1,
+        (Condition("earlier_layer_gain", "below", 0.0, True),),
+    ),
+    Claim("F3", PROBING, "A larger probe does not make up for a frozen resampler.", _N1, _below("bigger_probe_gap")),
+    Claim(
+        "F4",
+        PROBING,
+        "Large objects are found more easily, objects far from the centre less so.",
+        _N1,
+        (Condition("area_tau"), Condition("distance_tau", "below")),
+    ),
+    Claim(
+        "F5",
+        PROBING,
+        "Frozen, directional relations are read worst and topological ones best.",
+        _N1,
+        _above("topological_over_directional"),
+    ),
+    Claim(
+        "F6",
+        WRAPPER,
+        "A language model that reads a detector's boxes picks better than the detector itself,"
+        " for every pair of detector and language model.",
+        _N2,
+        _above(_GAIN),
+        _F6,
+    ),
+    Claim(
+        "F7",
+        WRAPPER,
+        "Given two detectors' boxes at once, it beats what it makes of either alone.",
+        _N2,
+        _above(_ENSEMBLE),
+        _F7,
+    ),
+    Claim(
+        "F8",
+        WRAPPER,
+        "Trained on one detector's boxes, it still beats another detector that it never saw.",
+        _N2,
+        _above(_TRANSFER),
+        _F8,
+    ),
+    Claim(
+        "F9",
+        WRAPPER,
+        "Trained on ordinary expressions, it still beats the detector on very long ones.",
+        _N2,
+        _above(_LONG),
+        _F9,
+    ),
+    Claim(
+        "F10",
+        WRAPPER,
+        "Longer texts and more candidates do it no harm; candidates that share a label do.",
+        _N2,
+        (Condition("long_text_gain"), Condition("many_candidates_gain"), Condition("same_label_gap", "below")),
+    ),
+    Claim(
+        "F11",
+        WRAPPER,
+        "Fine-tuned, it hardly ever gives an answer that cannot be used.",
+        _N2,
+        (Condition("non_integer_rate", "below", 0.3, True), Condition("out_of_range_rate", "below", 0.3, True)),
+        _F11,
+    ),
+    Claim(
+        "F12",
+        LOCVLM,
+        "Teaching coordinates as text lifts spatial reasoning, region description and question"
+        " answering, and cuts hallucination.",
+        _N3,
+        _above("spatial_gain", "description_gain", "question_gain", "hallucination_gain"),
+    ),
+    Claim(
+        "F13",
+        LOCVLM,
+        "Integers in pixel bins are at least as good as grid anchors with offsets, and these beat decimals.",
+        _N3,
+        (Condition("bins_over_anchors", "above", 0.0, True), Condition("anchors_over_decimals")),
+    ),
+    Claim(
+        "F14",
+        LOCVLM,
+        "Each of the objectives adds to the others; generated data are what drives description.",
+        _N3,
+        _above("objective_gain", "pseudo_data_gain"),
+    ),
+    Claim(
+        "F15", LOCVLM, "A centre point teaches as much as a box.", _N3, (Condition("point_over_box", "above", -2.0),)
+    ),
+    Claim("F16", LOCVLM, "All this holds for video.", _N4, _above("video_gain")),
+    Claim(
+        "F17",
+        PIXELS,
+        "Adapting the vision encoder cuts the reconstruction error about threefold.",
+        _N5,
+        (Condition("reconstruction_error_ratio", "above", 2.0),),
+    ),
+    Claim(
+        "F18",
+        PIXELS,
+        "Learning to read pixels and adapting the encoder each lift referring segmentation, and most together.",
+        _N6,
+        _above("pixels_gain", "adaptation_gain", "together_gain"),
+    ),
+    Claim(
+        "F19",
+        PIXELS,
+        "The second stage cuts the reconstruction error; the third keeps that and restores the other tasks.",
+        _N5,
+        (Condition("second_stage_drop"), Condition("third_stage_restored")),
+    ),
+    Claim(
+        "F20",
+        PIXELS,
+        "In games the pixel-trained model beats its baseline and stays below the expert.",
+        _N7,
+        (Condition("over_baseline"), Condition("over_expert", "below")),
+    ),
+    Claim("F21", PIXELS, "Adaptation also improves referring boxes on average.", _N6, _above("referring_gain")),
+)
+CLAIMS: dict[str, Claim] = {claim.number: claim for claim in _ALL}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Where a claim stands: the verdict, in how many of its settings it is clear, and the metrics without a record."""
+
+    claim: str
+    verdict: str
+    confirmed: int
+    settings: int
+    missing: tuple[str, ...]
+
+    def __str__(self) -> str:
+        if not self.settings:
+            return self.verdict
+        lacking = f"; no record of {', '.join(self.missing)}" if self.missing else ""
+        return f"{self.verdict} ({self.confirmed} of {self.settings} clear{lacking})"
+
+
+def verdict(number: str, records: Iterable[results.Record]) -> Verdict:
+    """The verdict on claim `number` ("F6") from those of `records` that carry it.
+
+    A claim with several metrics is confirmed only when each has at least one record and all records are clear.
+
+    Raises:
+        ValueError: no such claim.
+    """
+    if number not in CLAIMS:
+        raise ValueError(f"no claim {number!r}; the claims are {', '.join(CLAIMS)}")
+    own = results.select(records, claim=number)
+    judged = [
+        (condition.metric, condition.judge(entry))
+        for condition in CLAIMS[number].conditions
+        for entry in results.select(own, metric=condition.metric)
+    ]
+    seen = {metric for metric, _ in judged}
+    missing = tuple(condition.metric for condition in CLAIMS[number].conditions if condition.metric not in seen)
+    clear = sum(outcome == CONFIRMED for _, outcome in judged)
+    if not judged:
+        word = ABSENT
+    elif any(outcome == REFUTED for _, outcome in judged):
+        word = REFUTED
+    else:
+        word = CONFIRMED if clear == len(judged) and not missing else OPEN
+    return Verdict(number, word, clear, len(judged), missing)
+
+
+def ledger(records: Iterable[results.Record], notebook: str | None = None) -> list[dict[str, Any]]:
+    """Every claim (of one notebook) with its printed numbers, its records here and its verdict, ready for JSON or a table."""
+    entries = list(records)
+    return [
+        {
+            "claim": claim.number,
+            "paper": claim.paper,
+            "notebook": claim.notebook,
+            "text": claim.text,
+            "conditions": [asdict(condition) for condition in claim.conditions],
+            "printed": [asdict(number) for number in claim.printed],
+            "records": results.select(entries, claim=claim.number),
+            "verdict": verdict(claim.number, entries).verdict,
+            "summary": str(verdict(claim.number, entries)),
+        }
+        for claim in CLAIMS.values()
+        if notebook is None or claim.notebook == notebook or claim.notebook.split("_")[0] == notebook
+    ]
+
+
+def describe(record: results.Record) -> str:
+    """One record as a line: metric, value with interval, n, seeds and what sets it apart."""
+    interval = "" if record["low"] is None else f" [{record['low']:.1f}, {record['high']:.1f}]"
+    setting = ", ".join(f"{key}={value}" for key, value in record["setting"].items())
+    return (
+        f"{record['metric']} {record['value']:+.1f}{interval}, n={record['n']}, seeds={len(record['seeds'])}  {setting}"
+    )
+
+
+def written(value: float, unit: str) -> str:
+    """A printed number as it stood: gains with their sign, shares with their percent sign."""
+    return f"{value:g} %" if unit == "%" else f"{value:+g} {unit}"
+
+
+def text(entries: list[dict[str, Any]]) -> str:
+    """The ledger for a terminal."""
+    lines = []
+    for entry in entries:
+        lines.append(f"{entry['claim']:>4}  {entry['summary']}\n      {entry['text']}")
+        lines += [
+            f"        paper  {written(item['value'], item['unit'])}  {item['label']}" for item in entry["printed"]
+        ]
+        lines += [f"        here   {describe(item)}" for item in entry["records"]]
+    return "\n".join(lines)
+
+
+def register(subparsers: Any) -> None:
+    """Add ``seewhere claims``."""
+    parser = subparsers.add_parser("claims", help="the papers' claims, our numbers and the verdicts")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser.add_argument("--notebook", help="only the claims of one notebook, such as 02")
+    parser.add_argument("--results", type=Path, help="results file (default: results.json beside the notebooks)")
+    parser.set_defaults(handler=main)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Print the ledger."""
+    from seewhere.runs import notebooks_folder
+
+    path = arguments.results or notebooks_folder() / "results.json"
+    entries = ledger(results.read(path), arguments.notebook)
+    print(json.dumps(entries, indent=2, ensure_ascii=False) if arguments.json else text(entries))
+    return 0

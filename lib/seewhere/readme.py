@@ -1,0 +1,106 @@
+"""The parts of the README that are made, not written: the notebook index, the picture and the numbers.
+
+Each stands between two comments, ``<!-- name:begin -->`` and ``<!-- name:end -->``; everything else is left alone. The
+numbers come from notebooks/results.json only, so the README cannot say what no notebook found.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import nbformat
+
+from seewhere import claims, results, storage
+
+PARTS = ("picture", "notebooks", "results")
+FIRST_NOTEBOOK_CLAIMS = tuple(number for number, claim in claims.CLAIMS.items() if claim.notebook == "02_llm_wrapper")
+
+
+def parts(root: Path) -> dict[str, str]:
+    """The made parts of the README of the checkout at `root`: name -> Markdown."""
+    entries = results.read(root / "notebooks" / "results.json")
+    return {
+        "picture": _picture(root),
+        "notebooks": notebook_index(root / "notebooks"),
+        "results": results_table(entries),
+    }
+
+
+def _picture(root: Path) -> str:
+    if not (root / "notebooks" / "readme_picture.png").exists():
+        return ""
+    return "![The detector's boxes, its choice, and the language model's choice](notebooks/readme_picture.png)"
+
+
+def notebook_index(folder: Path) -> str:
+    """A table of the notebooks: title (its first heading), time and what there is to see (its metadata)."""
+    lines = ["| notebook | minutes | what you will see |", "| --- | --- | --- |"]
+    for path in sorted(folder.glob("[0-9]*.ipynb")):
+        notebook = nbformat.read(path, 4)
+        about = notebook.metadata.get("seewhere", {})
+        title = _title(notebook) or path.stem
+        lines.append(
+            f"| [{path.stem}](notebooks/{path.name}) | {about.get('minutes', '')} "
+            f"| {' '.join(filter(None, [f'**{title}**', about.get('shows', '')]))} |"
+        )
+    return "\n".join(lines)
+
+
+def _title(notebook: nbformat.NotebookNode) -> str:
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            found = re.search(r"^#\s+(.+)$", cell.source, re.MULTILINE)
+            if found:
+                return found.group(1).strip()
+    return ""
+
+
+def results_table(entries: list[results.Record], numbers: tuple[str, ...] = FIRST_NOTEBOOK_CLAIMS) -> str:
+    """The claims with the paper's numbers, ours with intervals, and the verdicts, as a Markdown table."""
+    lines = ["| claim | the paper | here | verdict |", "| --- | --- | --- | --- |"]
+    for number in numbers:
+        claim = claims.CLAIMS[number]
+        metrics = {condition.metric for condition in claim.conditions}
+        printed = [f"{claims.written(p.value, p.unit)} {p.label}" for p in claim.printed if p.metric in metrics]
+        ours = [_ours(entry) for entry in results.select(entries, claim=number) if entry["metric"] in metrics]
+        verdict = claims.verdict(number, entries)
+        lines.append(f"| **{number}** {claim.text} | {'<br>'.join(printed)} | {'<br>'.join(ours)} | {verdict} |")
+    return "\n".join(lines)
+
+
+def _ours(entry: results.Record) -> str:
+    interval = "" if entry["low"] is None else f" [{entry['low']:.1f}, {entry['high']:.1f}]"
+    setting = ", ".join(str(value) for value in entry["setting"].values())
+    rate = entry["metric"].endswith("_rate")
+    number = f"{entry['value']:.1f} %" if rate else f"{entry['value']:+.1f}"
+    return f"{number}{interval} {setting or entry['metric']} (n = {entry['n']}, {entry['preset']})"
+
+
+def fill(text: str, made: Mapping[str, str]) -> str:
+    """`text` with each part of `made` put between its two comments.
+
+    Raises:
+        ValueError: a part whose comments are not there exactly once.
+    """
+    for name, content in made.items():
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+            raise ValueError(f"expected the comments {begin} and {end} once each, in this order")
+        head, rest = text.split(begin)
+        text = f"{head}{begin}\n{content}{chr(10) if content else ''}{end}{rest.split(end)[1]}"
+    return text
+
+
+def update(path: Path) -> bool:
+    """Make the parts of a README anew; True when it changed.
+
+    Raises:
+        ValueError: as `fill`. FileNotFoundError: no README.
+    """
+    before = path.read_text(encoding="utf-8")
+    after = fill(before, parts(path.parent))
+    if after != before:
+        storage.atomic_write_text(path, after)
+    return after != before
