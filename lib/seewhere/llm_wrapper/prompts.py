@@ -136,7 +136,7 @@ def merge_candidates(first: Detections, second: Detections) -> Detections:
     both_score = first.confidence is not None and second.confidence is not None
     return Detections(
         xyxy=np.concatenate([first.xyxy.reshape(-1, 4), second.xyxy.reshape(-1, 4)]),
-        confidence=np.concatenate([first.confidence, second.confidence]) if both_score else None,  # type: ignore[list-item]
+        confidence=np.concatenate([first.confidence, second.confidence]) if both_score else None,
         data={
             "label": np.array(labels_of(first) + labels_of(second), dtype=object),
             "source": np.array([names[0]] * len(first) + [names[1]] * len(second), dtype=object),

@@ -1,0 +1,165 @@
+"""LLM-wrapper at work: candidates of a black box in, one chosen box out, and never an unusable answer.
+
+`LLMWrapper.answer` scores every valid index and takes the likeliest, so an answer that is no integer or out of range
+cannot occur. `LLMWrapper.answer_freely` is the released way: greedy text, the first run of digits, and the detector's
+own box where that fails; its failure classes are counted. Fall-backs follow the paper: no candidate is a miss, a
+single candidate is returned without asking.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from supervision import Detections
+
+from seewhere.llm_wrapper import prompts
+from seewhere.models.protocols import LanguageModel
+
+NO_CANDIDATE, ONE_CANDIDATE, CHOSEN = "no candidate", "one candidate", "chosen"
+NO_INTEGER, OUT_OF_RANGE = "no integer", "out of range"
+STATUSES = (NO_CANDIDATE, ONE_CANDIDATE, CHOSEN, NO_INTEGER, OUT_OF_RANGE)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """What the wrapper says about one phrase.
+
+    Attributes:
+        index: the chosen candidate, -1 for none.
+        probabilities: (N,) one per candidate, summing to 1; uniform weight is not implied where nothing was asked.
+        prompt: the user turn that the language model read, "" where it was not asked.
+        status: one of `STATUSES`.
+        text: what the model wrote (free answers only).
+    """
+
+    index: int
+    probabilities: np.ndarray
+    prompt: str
+    status: str
+    text: str = ""
+
+
+def parse_index(text: str, count: int) -> tuple[int, str]:
+    """Read a free answer: the first run of digits (paper: "answer with the index only").
+
+    Returns:
+        (index, status): index -1 with status "no integer" or "out of range" where the answer cannot be used.
+    """
+    found = re.search(r"\d+", text)
+    if found is None:
+        return -1, NO_INTEGER
+    # A very long run of digits is out of range whatever it says; int() would refuse it.
+    index = int(found.group()) if len(found.group()) < 10 else count
+    return (index, CHOSEN) if index < count else (-1, OUT_OF_RANGE)
+
+
+class LLMWrapper:
+    """A language model that picks among a detector's candidates."""
+
+    def __init__(
+        self, language_model: LanguageModel, coordinates: prompts.Coordinates = "pixels", scores: bool = False
+    ) -> None:
+        """Wrap a language model.
+
+        Args:
+            language_model: anything that answers `choose` (and `generate` for free answers).
+            coordinates: how boxes are written, see `prompts.format_box`; the writing it was fine-tuned with.
+            scores: write each box's confidence into its bullet (the paper does so for Grounding DINO).
+        """
+        if coordinates not in prompts.COORDINATES:
+            raise ValueError(f"coordinates: expected one of {prompts.COORDINATES}, got {coordinates!r}")
+        self.language_model, self.coordinates, self.scores = language_model, coordinates, scores
+
+    @property
+    def name(self) -> str:
+        """The language model's name, for tables."""
+        return self.language_model.name
+
+    def prompt(self, size: tuple[int, int], phrase: str, candidates: Detections) -> str:
+        """The user turn for one question; size is (width, height) of the image in pixels."""
+        return prompts.prompt(candidates, phrase, size, self.coordinates, self.scores)
+
+    def answer(
+        self,
+        images: Sequence[Image.Image | tuple[int, int]],
+        phrases: Sequence[str],
+        candidates: Sequence[Detections],
+    ) -> list[Answer]:
+        """Choose one candidate for each phrase.
+
+        Args:
+            images: N images, or their (width, height): only the size is read.
+            phrases: N referring expressions.
+            candidates: N candidate lists, boxes in pixels of the original image, xyxy.
+
+        Returns:
+            N answers; status is never "no integer" or "out of range".
+
+        Raises:
+            ValueError: lists of different lengths, or an empty phrase.
+        """
+        asked, answers = self._prepare(images, phrases, candidates)
+        options = [[str(j) for j in range(len(candidates[i]))] for i in asked]
+        turns = [prompts.messages(answers[i].prompt) for i in asked]
+        found = self.language_model.choose(turns, options) if asked else []
+        for i, probabilities in zip(asked, found, strict=True):
+            answers[i] = Answer(int(np.argmax(probabilities)), probabilities, answers[i].prompt, CHOSEN)
+        return answers
+
+    def answer_freely(
+        self,
+        images: Sequence[Image.Image | tuple[int, int]],
+        phrases: Sequence[str],
+        candidates: Sequence[Detections],
+        max_new_tokens: int = 16,
+    ) -> list[Answer]:
+        """As `answer`, by greedy free text; an unusable answer falls back to the detector's own box.
+
+        Probabilities are one-hot on the choice: free text says nothing about the other candidates.
+        """
+        asked, answers = self._prepare(images, phrases, candidates)
+        turns = [prompts.messages(answers[i].prompt) for i in asked]
+        texts = self.language_model.generate(turns, max_new_tokens) if asked else []
+        for i, text in zip(asked, texts, strict=True):
+            index, status = parse_index(text, len(candidates[i]))
+            if index < 0:
+                index = int(candidates[i].metadata.get("top", -1))
+            answers[i] = Answer(index, _one_hot(index, len(candidates[i])), answers[i].prompt, status, text)
+        return answers
+
+    def _prepare(
+        self,
+        images: Sequence[Image.Image | tuple[int, int]],
+        phrases: Sequence[str],
+        candidates: Sequence[Detections],
+    ) -> tuple[list[int], list[Answer]]:
+        """Return the positions that need the language model, and an answer for every position so far."""
+        if not len(images) == len(phrases) == len(candidates):
+            raise ValueError(
+                f"expected as many images as phrases and candidate lists, got {len(images)}, {len(phrases)} and "
+                f"{len(candidates)}"
+            )
+        asked: list[int] = []
+        answers: list[Answer] = []
+        for i, (image, phrase, boxes) in enumerate(zip(images, phrases, candidates, strict=True)):
+            size = image if isinstance(image, tuple) else image.size
+            prompts.question(phrase)  # an empty phrase is refused also where nothing is asked
+            if len(boxes) == 0:
+                answers.append(Answer(-1, np.zeros(0), "", NO_CANDIDATE))
+            elif len(boxes) == 1:
+                answers.append(Answer(0, np.ones(1), "", ONE_CANDIDATE))
+            else:
+                asked.append(i)
+                answers.append(Answer(-1, np.zeros(len(boxes)), self.prompt(size, phrase, boxes), CHOSEN))
+        return asked, answers
+
+
+def _one_hot(index: int, count: int) -> np.ndarray:
+    result = np.zeros(count)
+    if index >= 0:
+        result[index] = 1.0
+    return result
