@@ -1,6 +1,6 @@
 """The ledger: what the four papers claim, what they printed, what came out here, and the verdict.
 
-A verdict comes from intervals and nothing else. A claim names the metrics that carry it and the side of a bound on which
+A verdict comes from intervals and nothing else. A claim names its metrics and the side of a bound on which
 their whole intervals must lie. *Confirmed*: all settings are clear on the right side. *Not confirmed*: one at least is
 clear on the wrong side. *Inconclusive*: neither. *Not yet run*: there is no record.
 """
@@ -312,7 +312,7 @@ def verdict(number: str, records: Iterable[results.Record]) -> Verdict:
 
 
 def ledger(records: Iterable[results.Record], notebook: str | None = None) -> list[dict[str, Any]]:
-    """Every claim (of one notebook) with its printed numbers, its records here and its verdict, ready for JSON or a table."""
+    """Every claim (of one notebook): printed numbers, records here and verdict, ready for JSON or a table."""
     entries = list(records)
     return [
         {

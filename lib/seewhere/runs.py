@@ -49,7 +49,7 @@ class Run:
 
 
 def notebooks_folder() -> Path:
-    """The folder of the notebooks: ``$SEEWHERE_NOTEBOOKS``, ``notebooks`` here, or the checkout's."""
+    """The notebooks' folder: ``$SEEWHERE_NOTEBOOKS``, ``notebooks`` here, or the one of the source checkout."""
     configured = os.environ.get("SEEWHERE_NOTEBOOKS")
     if configured:
         return Path(configured)
@@ -77,7 +77,7 @@ def find_notebook(name: str) -> Path:
     if len(found) != 1:
         existing = ", ".join(path.stem for path in all_notebooks()) or "none"
         raise NotebookNotFound(
-            f"{len(found)} notebooks called {name!r} in {notebooks_folder()}; there: {existing}. Expected one of these, "
+            f"{len(found)} notebooks called {name!r} in {notebooks_folder()}; there: {existing}. Expected one of them, "
             "its number, or the path of an .ipynb file."
         )
     return found[0]
