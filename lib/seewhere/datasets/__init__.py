@@ -1,1 +1,11 @@
-"""Readers of the published formats: one loader for the world and for the real thing."""
+"""Readers of the published formats: one loader for the world and for the real thing.
+
+``load(name, split, root)`` is all that a notebook needs; everything it returns is in the frame of ``seewhere.boxes``.
+"""
+
+from seewhere.datasets.coco import CocoAnnotations, load_captions, load_coco
+from seewhere.datasets.dataset import ReferringDataset
+from seewhere.datasets.hub import load_hub
+from seewhere.datasets.loading import NAMES, load
+
+__all__ = ["NAMES", "CocoAnnotations", "ReferringDataset", "load", "load_captions", "load_coco", "load_hub"]
