@@ -40,7 +40,7 @@ class TrainingSettings:
     first_seed: int = 5_000_000
     backdrop: str = "world"  # "random" puts the objects before coloured patches instead of the world's backgrounds
     seed: int = 0
-    steps: int = 2_400
+    steps: int = 4_050
     batch_size: int = 16  # many small steps learn more in a few minutes than fewer large ones
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
