@@ -18,6 +18,8 @@ Grammar (S is a program that yields a set of object indices)::
     ("hidden", S)                      those of S partly covered by another object
     ("and", S, ...)                    intersection
     ("except", S, R)                   S without R
+
+Ranks and distances compare, so they mean nothing among fewer than two.
 """
 
 from __future__ import annotations
@@ -88,6 +90,9 @@ def _axis(axis: str, scene: Scene) -> tuple[Callable[[SceneObject], float], Call
 def _rank(axis: str, k: int, members: set[int], scene: Scene) -> set[int]:
     key, apart = _axis(axis, scene)
     order = sorted(members, key=lambda i: key(scene.objects[i]))
+    if len(order) < 2:
+        # The only dog is the leftmost one even when it stands at the right edge: true, and nothing one would say.
+        raise AmbiguousProgram("nothing to compare with")
     if len(order) < k:
         return set()
     values = [key(scene.objects[i]) for i in order]
@@ -126,12 +131,11 @@ def _related(name: str, item: SceneObject, landmark: SceneObject, scene: Scene) 
 
 def _by_distance(farthest: bool, members: set[int], landmark: SceneObject, scene: Scene) -> set[int]:
     order = sorted(members, key=lambda i: distance(scene.objects[i], landmark) * (-1 if farthest else 1))
-    if not order:
-        return set()
-    if len(order) > 1:
-        first, second = (distance(scene.objects[i], landmark) for i in order[:2])
-        if max(first, second) < NEAR_RATIO * min(first, second):
-            raise AmbiguousProgram("two objects are about equally far")
+    if len(order) < 2:
+        raise AmbiguousProgram("nothing to compare with")
+    first, second = (distance(scene.objects[i], landmark) for i in order[:2])
+    if max(first, second) < NEAR_RATIO * min(first, second):
+        raise AmbiguousProgram("two objects are about equally far")
     return {order[0]}
 
 

@@ -187,7 +187,7 @@ def tinted(art: Image.Image, color: tuple[int, int, int]) -> Image.Image:
     rgb, alpha = pixels[..., :3], pixels[..., 3:]
     light = rgb @ np.array([0.299, 0.587, 0.114], dtype=np.float32) / 255
     low, high = np.percentile(light[alpha[..., 0] >= _OPAQUE], [3, 97])
-    light = np.clip((light - low) / max(high - low, 0.25), 0, 1)[..., None] * 0.7 + 0.18
+    light = np.clip((light - low) / max(high - low, 0.25), 0, 1)[..., None] * 0.64 + 0.26
     paint = np.array(color, dtype=np.float32)
     shade = np.where(light < 0.5, paint * (0.3 + 1.4 * light), paint + (255 - paint) * (light - 0.5) * 1.3)
     mixed = _STRENGTH * shade + (1 - _STRENGTH) * rgb
