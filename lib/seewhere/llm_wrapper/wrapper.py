@@ -11,12 +11,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
 from supervision import Detections
 
+from seewhere import storage
 from seewhere.llm_wrapper import prompts
+from seewhere.models.language_model import load_language_model
 from seewhere.models.protocols import LanguageModel
 
 NO_CANDIDATE, ONE_CANDIDATE, CHOSEN = "no candidate", "one candidate", "chosen"
@@ -57,6 +61,16 @@ def parse_index(text: str, count: int) -> tuple[int, str]:
     return (index, CHOSEN) if index < count else (-1, OUT_OF_RANGE)
 
 
+WEIGHTS = Path(__file__).parent.parent / "weights"
+WRAPPER_FILE = "wrapper.json"
+
+
+def shipped_adapter(language_model: str) -> Path | None:
+    """Return the folder of the adapter that ships for a language model's name, or None."""
+    folder = WEIGHTS / f"llm-wrapper-{language_model}"
+    return folder if (folder / "adapter_config.json").is_file() else None
+
+
 class LLMWrapper:
     """A language model that picks among a detector's candidates."""
 
@@ -73,6 +87,29 @@ class LLMWrapper:
         if coordinates not in prompts.COORDINATES:
             raise ValueError(f"coordinates: expected one of {prompts.COORDINATES}, got {coordinates!r}")
         self.language_model, self.coordinates, self.scores = language_model, coordinates, scores
+
+    @classmethod
+    def load(cls, name: str, adapter: str | Path | None = "shipped", **settings: Any) -> Self:
+        """Load a language model with an adapter.
+
+        Args:
+            name: "smollm2", "micro", a hub id or folder, or an endpoint's address.
+            adapter: a folder with a peft adapter; "shipped" for the one in the package, if there is one; None for the
+                zero-shot model.
+            **settings: passed on to `seewhere.models.language_model.load_language_model`.
+
+        The coordinate writing is the one the adapter was trained with (``wrapper.json`` beside it), else "percent".
+        """
+        folder = shipped_adapter(name) if adapter == "shipped" else adapter
+        if adapter == "shipped" and folder is None:
+            print(
+                f"{name}: no adapter ships for it, so this is the zero-shot model; `seewhere train wrapper` makes one"
+            )
+        about: dict[str, Any] = {}
+        if folder is not None and (Path(folder) / WRAPPER_FILE).is_file():
+            about = storage.read_json(Path(folder) / WRAPPER_FILE)
+        model = load_language_model(name, folder, **settings)
+        return cls(model, about.get("coordinates", "percent"), bool(about.get("scores", False)))
 
     @property
     def name(self) -> str:

@@ -1,0 +1,170 @@
+"""The paper's experiments as one table: ask every detector and every wrapper, then group.
+
+Each function returns or reads the **predictions table**: one row per (expression, system) with the image, the phrase,
+the target, the chosen box, its IoU, whether it hits (P@1, IoU strictly over 0.5), the status of the answer, and the
+columns that the ablations group by: number of words, number of candidates, candidates that share the target's label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from supervision import Detections
+
+from seewhere import metrics, results
+from seewhere.llm_wrapper import prompts
+from seewhere.llm_wrapper.examples import right_candidate
+from seewhere.llm_wrapper.wrapper import Answer, LLMWrapper
+from seewhere.models.protocols import Grounder
+from seewhere.records import Expression
+
+NOTEBOOK = "02_llm_wrapper"
+WORD_BINS = [0, 3, 6, 10, 1000]
+WORD_NAMES = ["1-3", "4-6", "7-10", "11+"]
+CANDIDATE_BINS = [0, 1, 3, 5, 7, 1000]
+CANDIDATE_NAMES = ["0-1", "2-3", "4-5", "6-7", "8+"]
+
+
+def detect(grounder: Grounder, expressions: Sequence[Expression]) -> list[Detections]:
+    """Return the grounder's candidates for each expression; an image asked about several times is opened once."""
+    pictures = {e.image.image_id: e.image for e in expressions}
+    opened = {number: image.open() for number, image in pictures.items()}
+    return grounder.ground([opened[e.image.image_id] for e in expressions], [e.text for e in expressions])
+
+
+def _row(expression: Expression, candidates: Detections, index: int, system: str, status: str) -> dict[str, Any]:
+    box = candidates.xyxy[index] if index >= 0 else np.full(4, np.nan)
+    labels = prompts.labels_of(candidates) if len(candidates) else []
+    right, overlap = right_candidate(candidates, expression.region.box)
+    return {
+        "expression_id": expression.expression_id,
+        "image_id": expression.image.image_id,
+        "style": expression.style,
+        "phrase": expression.text,
+        "system": system,
+        "index": index,
+        "box": tuple(round(float(v), 2) for v in box),
+        "target": expression.region.box,
+        "hit": bool(metrics.precision_at_1(box[None], np.array([expression.region.box]))[0]),
+        "reachable": overlap > 0.5,
+        "status": status,
+        "words": len(expression.text.split()),
+        "candidates": len(candidates),
+        "same_label": labels.count(labels[right]) if right >= 0 else 0,
+    }
+
+
+def zero_shot(expressions: Sequence[Expression], candidates: Sequence[Detections], name: str) -> pd.DataFrame:
+    """Score the detector's own top boxes."""
+    rows = []
+    for expression, found in zip(expressions, candidates, strict=True):
+        top = int(found.metadata.get("top", -1))
+        rows.append(_row(expression, found, top, name, "detector" if top >= 0 else "no candidate"))
+    return pd.DataFrame(rows)
+
+
+def wrapped(
+    wrapper: LLMWrapper,
+    expressions: Sequence[Expression],
+    candidates: Sequence[Detections],
+    name: str,
+    free: bool = False,
+) -> pd.DataFrame:
+    """Score the wrapper's choices; with `free` by greedy text and the paper's parser."""
+    ask = wrapper.answer_freely if free else wrapper.answer
+    answers: list[Answer] = ask([e.image.size for e in expressions], [e.text for e in expressions], list(candidates))
+    rows = []
+    for expression, found, answer in zip(expressions, candidates, answers, strict=True):
+        row = _row(expression, found, answer.index, name, answer.status)
+        row["probability"] = float(answer.probabilities[answer.index]) if answer.index >= 0 else np.nan
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def gain(table: pd.DataFrame, system: str, baseline: str, seed: int = 0) -> metrics.Interval:
+    """Return the difference in P@1 (points) of two systems on the same expressions, resampled by image.
+
+    Raises:
+        ValueError: a system is not in the table, or the two were asked different expressions.
+    """
+    both = []
+    for name in (system, baseline):
+        part = table[table.system == name].sort_values("expression_id")
+        if part.empty:
+            raise ValueError(f"no rows for {name!r}; the table has {sorted(table.system.unique())}")
+        both.append(part)
+    first, second = both
+    if list(first.expression_id) != list(second.expression_id):
+        raise ValueError(f"{system!r} and {baseline!r} were asked different expressions; compare them on the same ones")
+    return metrics.paired_interval(
+        first.hit.to_numpy(float), second.hit.to_numpy(float), groups=first.image_id.to_numpy(), seed=seed
+    ).scaled(100)
+
+
+def summary(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Return P@1 in percent with its interval, and the share of reachable targets, one row per system."""
+    rows = []
+    for system, part in table.groupby("system", sort=False):
+        interval = metrics.bootstrap_interval(
+            part.hit.to_numpy(float), groups=part.image_id.to_numpy(), seed=seed
+        ).scaled(100)
+        rows.append(
+            {
+                "system": system,
+                "P@1": round(interval.value, 1),
+                "low": round(interval.low, 1),
+                "high": round(interval.high, 1),
+                "n": len(part),
+                "reachable": round(100 * part.reachable.mean(), 1),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def with_groups(table: pd.DataFrame) -> pd.DataFrame:
+    """Add the ablations' columns: text length, number of candidates, candidates that share the target's label."""
+    result = table.copy()
+    result["text length"] = pd.cut(result.words, WORD_BINS, labels=WORD_NAMES)
+    result["number of candidates"] = pd.cut(result.candidates, CANDIDATE_BINS, labels=CANDIDATE_NAMES)
+    result["same label"] = result.same_label.clip(upper=4).map({0: "0", 1: "1", 2: "2", 3: "3", 4: "4+"})
+    return result
+
+
+def failure_rates(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the share (percent) of each answer status, one row per system."""
+    return (
+        table.groupby("system", sort=False)
+        .status.value_counts(normalize=True)
+        .mul(100)
+        .round(2)
+        .unstack(fill_value=0.0)
+    )
+
+
+def gain_record(
+    interval: metrics.Interval,
+    *,
+    claim: str | None,
+    metric: str,
+    setting: Mapping[str, Any],
+    seeds: Sequence[int],
+    preset: str,
+    weights: Mapping[str, str],
+) -> results.Record:
+    """Return one result record of this notebook from an interval in points."""
+    return results.record(
+        NOTEBOOK,
+        metric,
+        interval.value,
+        claim=claim,
+        setting=setting,
+        low=interval.low,
+        high=interval.high,
+        n=interval.n,
+        seeds=seeds,
+        preset=preset,
+        weights=weights,
+    )

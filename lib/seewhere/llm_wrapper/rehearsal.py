@@ -1,0 +1,111 @@
+"""Candidates without a detector: a scene's own boxes, made as imperfect as a detector's.
+
+Asking a detector about every training image costs minutes to days (about $1,600 for RefCOCOg behind an API, by the
+paper's estimate). A wrapper reads only labels and boxes, so it can rehearse on scenes that were never rendered: true
+boxes, moved a little, some missing, some doubled under another label, in random order.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from random import Random
+from typing import Any
+
+import numpy as np
+from supervision import Detections
+
+from seewhere.llm_wrapper import prompts
+from seewhere.llm_wrapper.examples import Example
+from seewhere.models.candidates import make_candidates
+from seewhere.world.language import expressions
+from seewhere.world.scenes import Scene, SceneSettings, sample_scene
+from seewhere.world.sprites import SpriteSet
+
+JITTER, MISSED, DOUBLED = 0.02, 0.03, 0.05
+STYLES, SHARES = ("short", "relational", "plus"), (0.45, 0.42, 0.13)
+# A box list says nothing about colour or what is hidden; phrases that need them teach guessing only.
+UNSEEN = ("tint", "hidden")
+
+
+def imperfect_candidates(scene: Scene, random: Random) -> tuple[Detections, dict[int, int]]:
+    """Return candidates (pixels, xyxy) made from a scene's boxes, and object index -> candidate index.
+
+    Every side moves by 2 % of the box (one standard deviation); 3 % of the objects are missed; 5 % appear a second
+    time with the label of some object of the scene.
+    """
+    found: list[tuple[int, str, list[float]]] = []
+    for item in scene.objects:
+        if random.random() < MISSED:
+            continue
+        found.append((item.index, item.category, _moved(item.box, JITTER, random)))
+        if random.random() < DOUBLED:
+            found.append((-1, random.choice(scene.objects).category, _moved(item.box, 0.12, random)))
+    random.shuffle(found)
+    boxes = np.array([box for _, _, box in found]).reshape(-1, 4)
+    labels = [label for _, label, _ in found]
+    positions = {index: place for place, (index, _, _) in enumerate(found) if index >= 0}
+    return make_candidates(boxes, labels, None, detector="scene", top=-1), positions
+
+
+def _moved(box: Sequence[float], amount: float, random: Random) -> list[float]:
+    width, height = box[2] - box[0], box[3] - box[1]
+    moved = [v + random.gauss(0, amount) * s for v, s in zip(box, (width, height, width, height), strict=True)]
+    x1, x2 = sorted((moved[0], moved[2]))
+    y1, y2 = sorted((moved[1], moved[3]))
+    return [x1, y1, x2, y2]
+
+
+def needs(program: Any, heads: Sequence[str]) -> bool:
+    """Say whether a program uses one of the grammar's heads anywhere."""
+    if not isinstance(program, (tuple, list)):
+        return False
+    return program[0] in heads or any(needs(part, heads) for part in program)
+
+
+def scene_examples(
+    scene: Scene, random: Random, most: int = 10, coordinates: prompts.Coordinates = "percent"
+) -> list[Example]:
+    """Return up to `most` examples about one candidate list of a scene; objects alone in their category are rare."""
+    candidates, positions = imperfect_candidates(scene, random)
+    if len(candidates) < 2:
+        return []
+    counts = Counter(item.category for item in scene.objects)
+    pools: dict[str, list[tuple[str, int]]] = {style: [] for style in STYLES}
+    for index, place in positions.items():
+        for style in STYLES:
+            for phrase in expressions(scene, index, style, random):
+                alone = counts[scene.objects[index].category] == 1
+                if not needs(phrase.program, UNSEEN) and not (alone and random.random() > 0.06):
+                    pools[style].append((phrase.text, place))
+    size = (scene.width, scene.height)
+    chosen = _draw(pools, most, random)
+    return [
+        Example(prompts.prompt(candidates, text, size, coordinates), str(place), {"style": style, "scene": scene.seed})
+        for style, text, place in chosen
+    ]
+
+
+def _draw(pools: dict[str, list[tuple[str, int]]], most: int, random: Random) -> list[tuple[str, str, int]]:
+    """Draw from the styles in their shares, without repetition."""
+    for pool in pools.values():
+        random.shuffle(pool)
+    chosen: list[tuple[str, str, int]] = []
+    while len(chosen) < most and any(pools.values()):
+        open_styles = [style for style in STYLES if pools[style]]
+        style = random.choices(open_styles, [SHARES[STYLES.index(s)] for s in open_styles])[0]
+        chosen.append((style, *pools[style].pop()))
+    return chosen
+
+
+def rehearse(
+    sprites: SpriteSet, count: int, seed: int = 0, most: int = 10, settings: SceneSettings | None = None
+) -> Iterator[list[Example]]:
+    """Yield the examples of `count` training scenes, one list a scene (all share one candidate list)."""
+    made, number = 0, 1_000_000 + 100_000 * seed
+    while made < count:
+        number += 1
+        found = scene_examples(sample_scene(number, sprites, settings, "train"), Random(number), most)
+        if found:
+            made += 1
+            yield found

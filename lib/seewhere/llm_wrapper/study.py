@@ -1,0 +1,128 @@
+"""The whole study on one data set: detectors x language models, kept in one predictions table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from supervision import Detections
+from tqdm.auto import tqdm
+
+from seewhere import results, storage
+from seewhere.datasets import ReferringDataset
+from seewhere.llm_wrapper import experiments, prompts
+from seewhere.llm_wrapper.wrapper import LLMWrapper, shipped_adapter
+from seewhere.models.candidates import make_candidates
+from seewhere.models.label_match import best_candidate
+from seewhere.models.registry import load_grounder
+from seewhere.records import Expression
+
+ANNOTATIONS = "annotations"
+
+
+def draw_expressions(dataset: ReferringDataset, count: int, seed: int) -> list[Expression]:
+    """Return `count` expressions of a data set (all, if it has fewer), drawn by the seed."""
+    chosen = Random(seed).sample(dataset.expressions, min(count, len(dataset.expressions)))
+    return sorted(chosen, key=lambda e: e.expression_id)
+
+
+def annotated_candidates(dataset: ReferringDataset, expressions: Sequence[Expression]) -> list[Detections]:
+    """Return the data set's own boxes as candidates, for data without a detector.
+
+    Labels are category names; the zero-shot answer is the best word match, the largest box among equals.
+    """
+    found = []
+    for expression in expressions:
+        regions = [r for r in dataset.by_image[expression.image.image_id] if not r.is_crowd]
+        boxes = np.array([r.box for r in regions]).reshape(-1, 4)
+        labels = [r.label for r in regions]
+        sizes = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        top = best_candidate(expression.text, labels, sizes)
+        found.append(make_candidates(boxes, labels, None, detector=ANNOTATIONS, top=top))
+    return found
+
+
+@dataclass
+class Study:
+    """Detectors and language models asked about the same expressions.
+
+    Attributes:
+        dataset: where the expressions are from.
+        expressions: what is asked.
+        candidates: detector name -> candidate lists, one per expression.
+        table: the predictions so far, one row per (expression, system).
+    """
+
+    dataset: ReferringDataset
+    expressions: list[Expression]
+    candidates: dict[str, list[Detections]] = field(default_factory=dict)
+    table: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @classmethod
+    def start(cls, dataset: ReferringDataset, count: int, seed: int, detectors: Sequence[str]) -> Study:
+        """Draw expressions and ask every detector; ``annotations`` stands for the data set's own boxes."""
+        study = cls(dataset, draw_expressions(dataset, count, seed))
+        for name in tqdm(detectors, desc="detectors", leave=False):
+            if name == ANNOTATIONS:
+                study.candidates[name] = annotated_candidates(dataset, study.expressions)
+            else:
+                study.candidates[name] = experiments.detect(load_grounder(name), study.expressions)
+            study.add(experiments.zero_shot(study.expressions, study.candidates[name], name))
+            study.add(study.at_random(name, seed))
+        return study
+
+    def add(self, rows: pd.DataFrame) -> None:
+        """Append rows to the table."""
+        self.table = pd.concat([self.table, rows], ignore_index=True)
+
+    def at_random(self, detector: str, seed: int) -> pd.DataFrame:
+        """Score one candidate picked at random, the floor of every choice."""
+        random = np.random.default_rng(seed)
+        picked = []
+        for found in self.candidates[detector]:
+            top = int(random.integers(len(found))) if len(found) else -1
+            picked.append(
+                Detections(
+                    xyxy=found.xyxy,
+                    confidence=found.confidence,
+                    data=found.data,
+                    metadata={**found.metadata, "top": top},
+                )
+            )
+        return experiments.zero_shot(self.expressions, picked, f"{detector}, at random")
+
+    def ask(self, wrapper: LLMWrapper, detector: str, suffix: str = "", free: bool = False) -> str:
+        """Ask a wrapper about a detector's candidates; returns the name of the new system in the table."""
+        name = f"{detector} + {wrapper.name}{suffix}"
+        rows = experiments.wrapped(wrapper, self.expressions, self.candidates[detector], name, free)
+        self.add(rows.assign(detector=detector))
+        return name
+
+    def join(self, first: str, second: str) -> str:
+        """Join two detectors' candidates for ensembling; returns the joint name."""
+        name = f"{first} & {second}"
+        self.candidates[name] = [
+            prompts.merge_candidates(a, b) for a, b in zip(self.candidates[first], self.candidates[second], strict=True)
+        ]
+        return name
+
+    def gain_record(self, system: str, baseline: str, claim: str, metric: str, **about: Any) -> results.Record:
+        """Return the result record of one system's gain (points of P@1) over another."""
+        about = {"preset": "quick", "seeds": [0], "setting": {}, "weights": {}} | about
+        interval = experiments.gain(self.table, system, baseline)
+        about["setting"] = {"system": system, "baseline": baseline, "data": self.dataset.name, **about["setting"]}
+        return experiments.gain_record(interval, claim=claim, metric=metric, **about)
+
+
+def adapter_hashes(names: Sequence[str]) -> dict[str, str]:
+    """Return name -> hash of the adapters that ship for some language models."""
+    folders = {name: shipped_adapter(name) for name in names}
+    return {
+        f"llm-wrapper-{name}": storage.hash_file(folder / "adapter_model.safetensors")
+        for name, folder in folders.items()
+        if folder is not None
+    }
