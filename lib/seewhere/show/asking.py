@@ -157,7 +157,7 @@ class Asker(ImagePicker):
             picture = figures.draw_boxes(picture, inner, colors=INKS["detector"], side=side, width=3)
         truth = self.truth()
         if truth is not None:
-            outer = np.asarray(truth) * factor
+            outer = np.asarray(truth) * factor + np.array([-5.0, -5.0, 5.0, 5.0])
             picture = figures.draw_boxes(picture, outer, colors=style.TRUTH, side=side, width=2, dashed=True)
         return picture
 
@@ -199,7 +199,12 @@ class Asker(ImagePicker):
             self.typed.value = phrase
         with style.drawing():
             figure, axes = pyplot.subplots(1, 3, figsize=(12.5, 4.4), width_ratios=(1.15, 0.75, 1.2))
-            figure.suptitle("\n".join(textwrap.wrap(f"“{self.text}”", 110)), x=0.01, ha="left")
+            figure.suptitle(
+                "\n".join(textwrap.wrap(f"“{self.text}”", 110)),
+                x=0.01,
+                ha="left",
+                fontsize=12 if len(self.text) < 150 else 9,
+            )
             chosen = self.choices()
             verdicts = [self._verdict(chosen[name]) for name in ("detector", "wrapper")]
             title = f"detector (orange): {verdicts[0]}\nwrapper (blue): {verdicts[1]}"

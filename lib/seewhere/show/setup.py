@@ -65,7 +65,7 @@ def _use_inline_figures() -> None:
     except ImportError:
         return
     shell = get_ipython()
-    if shell is not None and hasattr(shell, "kernel"):
+    if shell is not None and hasattr(shell, "kernel") and shell.display_formatter is not None:
         shell.run_line_magic("matplotlib", "inline")
         shell.display_formatter.mimebundle_formatter.for_type(
             Image.Image, lambda _, **__: None
