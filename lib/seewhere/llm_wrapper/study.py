@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from supervision import Detections
 from tqdm.auto import tqdm
 
-from seewhere import results, storage
+from seewhere import metrics, storage
 from seewhere.datasets import ReferringDataset
 from seewhere.llm_wrapper import experiments, prompts
 from seewhere.llm_wrapper.wrapper import LLMWrapper, shipped_adapter
@@ -20,6 +19,7 @@ from seewhere.models.candidates import make_candidates
 from seewhere.models.label_match import best_candidate
 from seewhere.models.registry import load_grounder
 from seewhere.records import Expression
+from seewhere.show import figures
 
 ANNOTATIONS = "annotations"
 
@@ -79,6 +79,28 @@ class Study:
         """Append rows to the table."""
         self.table = pd.concat([self.table, rows], ignore_index=True)
 
+    def estimates(self, seed: int = 0) -> dict[str, metrics.Interval]:
+        """Return P@1 (0..1) of every system with its interval, for charts."""
+        return {
+            str(system): metrics.bootstrap_interval(part.hit.to_numpy(float), part.image_id.to_numpy(), seed)
+            for system, part in self.table.groupby("system", sort=False)
+        }
+
+    def panels(self, detector: str, wrapper: LLMWrapper, count: int = 4) -> list[figures.PanelRow]:
+        """Lay out some expressions for which the detector and the wrapper disagree, for `figures.expression_panels`."""
+        answers = wrapper.answer(
+            [e.image.size for e in self.expressions], [e.text for e in self.expressions], self.candidates[detector]
+        )
+        rows: list[figures.PanelRow] = []
+        for expression, found, answer in zip(self.expressions, self.candidates[detector], answers, strict=True):
+            own = int(found.metadata.get("top", -1))
+            if own != answer.index and len(rows) < count:
+                choices = {"detector": own, "wrapper": answer.index}
+                rows.append(
+                    figures.PanelRow(expression.image.open(), expression.text, found, expression.region.box, choices)
+                )
+        return rows
+
     def at_random(self, detector: str, seed: int) -> pd.DataFrame:
         """Score one candidate picked at random, the floor of every choice."""
         random = np.random.default_rng(seed)
@@ -95,9 +117,9 @@ class Study:
             )
         return experiments.zero_shot(self.expressions, picked, f"{detector}, at random")
 
-    def ask(self, wrapper: LLMWrapper, detector: str, suffix: str = "", free: bool = False) -> str:
-        """Ask a wrapper about a detector's candidates; returns the name of the new system in the table."""
-        name = f"{detector} + {wrapper.name}{suffix}"
+    def ask(self, wrapper: LLMWrapper, detector: str, label: str, free: bool = False) -> str:
+        """Ask a wrapper about a detector's candidates; the system is called "detector + label" in the table."""
+        name = f"{detector} + {label}"
         rows = experiments.wrapped(wrapper, self.expressions, self.candidates[detector], name, free)
         self.add(rows.assign(detector=detector))
         return name
@@ -109,13 +131,6 @@ class Study:
             prompts.merge_candidates(a, b) for a, b in zip(self.candidates[first], self.candidates[second], strict=True)
         ]
         return name
-
-    def gain_record(self, system: str, baseline: str, claim: str, metric: str, **about: Any) -> results.Record:
-        """Return the result record of one system's gain (points of P@1) over another."""
-        about = {"preset": "quick", "seeds": [0], "setting": {}, "weights": {}} | about
-        interval = experiments.gain(self.table, system, baseline)
-        about["setting"] = {"system": system, "baseline": baseline, "data": self.dataset.name, **about["setting"]}
-        return experiments.gain_record(interval, claim=claim, metric=metric, **about)
 
 
 def adapter_hashes(names: Sequence[str]) -> dict[str, str]:
