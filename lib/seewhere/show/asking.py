@@ -148,17 +148,16 @@ class Asker(ImagePicker):
         for name in ("detector", "wrapper"):
             if chosen[name] >= 0:
                 inks[chosen[name]] = INKS[name]
-        picture = figures.draw_boxes(image, found.xyxy, figures.candidate_labels(found), inks, width=3)
-        side, factor = max(picture.size), max(picture.size) / max(image.size)
-        if chosen["detector"] == chosen["wrapper"] >= 0:
-            inner = np.asarray(found.xyxy[chosen["detector"]], dtype=np.float64) * factor + np.array(
-                [5.0, 5.0, -5.0, -5.0]
-            )
-            picture = figures.draw_boxes(picture, inner, colors=INKS["detector"], side=side, width=3)
-        truth = self.truth()
+        picture, factor = figures.enlarge(image)
+        side, truth, grow = max(picture.size), self.truth(), np.array([-5.0, -5.0, 5.0, 5.0])
         if truth is not None:
-            outer = np.asarray(truth) * factor + np.array([-5.0, -5.0, 5.0, 5.0])
+            outer = np.asarray(truth) * factor + grow
             picture = figures.draw_boxes(picture, outer, colors=style.TRUTH, side=side, width=2, dashed=True)
+        boxes = np.asarray(found.xyxy, dtype=np.float64) * factor
+        picture = figures.draw_boxes(picture, boxes, figures.candidate_labels(found), inks, side=side, width=3)
+        if chosen["detector"] == chosen["wrapper"] >= 0:
+            inner = boxes[chosen["detector"]] - grow
+            picture = figures.draw_boxes(picture, inner, colors=INKS["detector"], side=side, width=3)
         return picture
 
     def _verdict(self, index: int) -> str:
