@@ -268,11 +268,10 @@ def expression_panels(rows: Sequence[PanelRow], tile_inches: float = 2.9) -> Fig
     if any(list(row.choices) != names for row in rows):
         raise ValueError(f"Every row must have the choosers {names}, in this order.")
     columns = 2 + len(names)
-    tallest = max(row.image.height / row.image.width for row in rows)
-    height = tile_inches * min(tallest, 1.4) + 0.75
+    heights = [tile_inches * min(row.image.height / row.image.width, 1.4) + 0.75 for row in rows]
     with style.drawing():
-        figure = pyplot.figure(figsize=(tile_inches * columns, height * len(rows)))
-        lines = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
+        figure = pyplot.figure(figsize=(tile_inches * columns, sum(heights)))
+        lines = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
         for line, row in zip(lines, rows, strict=True):
             line.suptitle("\n".join(textwrap.wrap(f"“{row.phrase}”", 34 * columns)), fontsize=11, x=0.01, ha="left")
             _panel_row(list(np.atleast_1d(line.subplots(1, columns))), row)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from seewhere.datasets import ReferringDataset
 
 CONVENTIONS = ("xyxy", "xywh", "cxcywh", "xyxy_unit", "cxcywh_unit", "xyxy_100", "xyxy_999")
+LEAST = 0.1
+"""Share of a box that must be left for its object to count as in view."""
 TRANSFORMS: dict[str, Callable[..., box_tools.ImageTransform]] = {
     "letterbox": box_tools.letterbox,
     "centre crop": box_tools.center_crop,
@@ -78,12 +80,13 @@ def transform_gallery(
     for name, make in TRANSFORMS.items():
         transform = make(image.size, target_size)
         moved = transform.apply_boxes(array)
-        seen = _visible_share(moved, target_size) > 0
+        shares = _visible_share(moved, target_size)
+        seen, counted = shares > 0, int((shares >= LEAST).sum())
         inks = [style.color(int(index)) for index in np.flatnonzero(seen)]
         names = [label for label, kept in zip(labels, seen, strict=True) if kept]
         shown = box_tools.clip(moved[seen], target_size)
         pictures.append(figures.draw_boxes(transform.apply_image(image), shown, names, inks))
-        titles.append(f"{name} to {target_size[0]} x {target_size[1]}: {seen.sum()} of {len(array)} objects in view")
+        titles.append(f"{name} to {target_size[0]} x {target_size[1]}: {counted} of {len(array)} objects in view")
     return figures.gallery(pictures, titles, columns=4)
 
 
@@ -108,7 +111,9 @@ def transform_table(
         moved = make(size, target_size).apply_boxes(array)
         shares = _visible_share(moved, target_size)
         kept = box_tools.clip(moved, target_size)
-        cells = [_cell(box, target_size) if share >= 0.1 else "(gone)" for box, share in zip(kept, shares, strict=True)]
+        cells = [
+            _cell(box, target_size) if share >= LEAST else "(gone)" for box, share in zip(kept, shares, strict=True)
+        ]
         table[name] = cells
     return table
 
@@ -117,7 +122,7 @@ def _cell(box: np.ndarray, size: tuple[int, int]) -> str:
     return box_tools.CELLS[box_tools.cell_of(box, size)]
 
 
-def most_cropped(dataset: ReferringDataset, target_size: tuple[int, int] = (192, 192), least: float = 0.1) -> int:
+def most_cropped(dataset: ReferringDataset, target_size: tuple[int, int] = (192, 192), least: float = LEAST) -> int:
     """Id of the image that loses most objects to a centre crop (less than `least` of the box in view).
 
     Ties go to wide images, which lose their left and right ends, and then to the first.
