@@ -13,17 +13,22 @@ import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import seewhere
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command or group of commands: the line of help, and the modules that define it."""
+    """A command or group of commands: the line of help, and the modules that define it.
+
+    Modules in `inner` define parts of a group: their ``register`` is given the group's own subparsers.
+    """
 
     help: str
     modules: tuple[str, ...]
     register: str = "register"
+    inner: tuple[str, ...] = ()
 
 
 COMMANDS: dict[str, Command] = {
@@ -36,11 +41,8 @@ COMMANDS: dict[str, Command] = {
     "data": Command("check a data set on disk", ("seewhere.datasets.check",)),
     "train": Command(
         "train a micro model or an adapter",
-        (
-            "seewhere.models.micro_detector_commands",
-            "seewhere.models.micro_language_training",
-            "seewhere.llm_wrapper.training",
-        ),
+        ("seewhere.models.micro_detector_commands",),
+        inner=("seewhere.llm_wrapper.commands",),
     ),
     "evaluate": Command("score a model", ("seewhere.models.micro_detector_commands",)),
     "refresh": Command("execute the notebooks, write outputs and numbers back", ("seewhere.refresh",)),
@@ -79,10 +81,20 @@ def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
         command = COMMANDS[called]
         for name in filter(is_present, command.modules):
             getattr(importlib.import_module(name), command.register)(subparsers)
+        for name in filter(is_present, command.inner):
+            importlib.import_module(name).register(_group(subparsers, called, command.help))
     for name, command in COMMANDS.items():
         if name not in subparsers.choices:
             subparsers.add_parser(name, help=command.help)
     return parser
+
+
+def _group(subparsers: Any, name: str, help: str) -> Any:
+    """The subparsers of the group `name`, made on first use."""
+    if name not in subparsers.choices:
+        return subparsers.add_parser(name, help=help).add_subparsers(required=True)
+    actions = subparsers.choices[name]._actions  # argparse has no public way to ask for an existing group
+    return next(action for action in actions if isinstance(action, argparse._SubParsersAction))
 
 
 def is_present(module: str) -> bool:

@@ -1,4 +1,4 @@
-"""The parts of the README that are made, not written: the notebook index, the picture and the numbers.
+"""The parts of the README that are made, not written: picture, notebook index, numbers and tree.
 
 Each stands between two comments, ``<!-- name:begin -->`` and ``<!-- name:end -->``; everything else is left alone. The
 numbers come from notebooks/results.json only, so the README cannot say what no notebook found.
@@ -6,6 +6,7 @@ numbers come from notebooks/results.json only, so the README cannot say what no 
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ import nbformat
 
 from seewhere import claims, results, storage
 
-PARTS = ("picture", "notebooks", "results")
+PARTS = ("picture", "notebooks", "results", "tree")
 FIRST_NOTEBOOK_CLAIMS = tuple(number for number, claim in claims.CLAIMS.items() if claim.notebook == "02_llm_wrapper")
 
 
@@ -25,6 +26,7 @@ def parts(root: Path) -> dict[str, str]:
         "picture": _picture(root),
         "notebooks": notebook_index(root / "notebooks"),
         "results": results_table(entries),
+        "tree": tree(root),
     }
 
 
@@ -46,6 +48,31 @@ def notebook_index(folder: Path) -> str:
             f"| {' '.join(filter(None, [f'**{title}**', about.get('shows', '')]))} |"
         )
     return "\n".join(lines)
+
+
+ROOMS = (
+    ("notebooks/", "the notebooks, with their outputs, and results.json: every number in one place"),
+    ("data_cards/", "one card per data set: source, licence, layout, counts, traps"),
+    ("tests/", "mirrors lib/; notebooks, browser and benchmarks in folders of their own"),
+    ("lib/seewhere/", "the library"),
+)
+
+
+def tree(root: Path) -> str:
+    """The layout as text: the rooms of the checkout, then modules and packages, each with its first sentence."""
+    lines = [f"{name:<22}{says}" for name, says in ROOMS if (root / name).exists()]
+    package = root / "lib" / "seewhere"
+    for path in sorted(package.iterdir()):
+        source = path / "__init__.py" if path.is_dir() else path
+        if path.name[0] not in "._" and source.suffix == ".py" and source.is_file():
+            name = f"{path.name}/" if path.is_dir() else path.name
+            lines.append(f"  {name:<20}{_first_sentence(source)}")
+    return "\n".join(["```", *lines, "```"])
+
+
+def _first_sentence(source: Path) -> str:
+    docstring = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
+    return re.split(r"(?<=\w)\.(?:\s|$)", docstring.split("\n\n")[0].replace("\n", " "))[0]
 
 
 def _title(notebook: nbformat.NotebookNode) -> str:

@@ -1,0 +1,53 @@
+"""Every notebook from its first cell to its last, with the smallest preset."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from seewhere import parameters, results, runs
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("[0-9]*.ipynb"))
+MEGABYTE = 2**20
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_runs_with_the_preset_smoke(path: Path, tmp_path: Path) -> None:
+    run = runs.execute(path, {"preset": "smoke"}, tmp_path, progress=False)
+    assert run.state == runs.DONE, run.error
+    for entry in results.read(run.folder / "results.json"):
+        assert entry["preset"] == "smoke" and entry["notebook"] == path.stem
+
+
+def test_there_are_notebooks() -> None:
+    assert NOTEBOOKS
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_its_parameters_are_literals_with_a_preset_and_a_seed(path: Path) -> None:
+    known = parameters.known_parameters(path)
+    assert {"preset", "seed"} <= known.keys() and known["preset"].default == "quick"
+    assert [name for name, entry in known.items() if not entry.help] == [], "every parameter has a comment"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_its_committed_outputs_are_small_whole_and_free_of_noise(path: Path) -> None:
+    notebook = nbformat.read(path, 4)
+    assert path.stat().st_size < 1.5 * MEGABYTE
+    assert "widgets" not in notebook.metadata
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(output.output_type == "error" for cell in code for output in cell.outputs)
+    text = path.read_text(encoding="utf-8")
+    assert "widget-view+json" not in text and "injected-parameters" not in text
+    counts = [cell.execution_count for cell in code]
+    assert counts == list(range(1, len(code) + 1)), "execute it from top to bottom: make refresh"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_has_more_prose_than_code(path: Path) -> None:
+    cells = nbformat.read(path, 4).cells
+    prose = sum(len(cell.source) for cell in cells if cell.cell_type == "markdown")
+    code = sum(len(cell.source) for cell in cells if cell.cell_type == "code")
+    assert prose > code
+    assert cells[0].cell_type == "markdown" and cells[0].source.splitlines()[0].rstrip().endswith("?")
