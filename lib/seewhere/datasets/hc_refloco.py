@@ -1,4 +1,4 @@
-"""HC-RefLoCo: very long expressions about people (46 to 300 words), in images from COCO, Objects365, OpenImages, LAION.
+"""HC-RefLoCo: very long expressions about people, in images from COCO, Objects365, OpenImages and LAION.
 
 Published as parquet (``*val*.parquet``, ``*test*.parquet``) or as one list in ``hc_refloco.json`` (``"split"`` in every
 row), with ``images.tar.gz`` to be unpacked into ``images/``. A row: ``id, file_name, width, height, bbox`` (xywh in

@@ -10,9 +10,8 @@ import hashlib
 import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -21,6 +20,9 @@ from seewhere.datasets.dataset import ReferringDataset
 from seewhere.datasets.images import ImageFinder
 from seewhere.datasets.rows import Picture, choose_columns, dataset_from_rows
 from seewhere.records import DataError
+
+if TYPE_CHECKING:
+    import datasets
 
 
 def load_hub(
@@ -53,6 +55,8 @@ def load_hub(
     Raises:
         DataError: unknown split, no text or box column, images nowhere, or boxes in another convention.
     """
+    import datasets  # here, because it takes a second or two, and most readers do without it
+
     table = _open(source, split, config, revision)
     title = name or Path(str(source)).name
     nested = "samples" in table.column_names
@@ -72,6 +76,8 @@ def load_hub(
 
 
 def _open(source: Path | str, split: str, config: str | None, revision: str | None) -> datasets.Dataset:
+    import datasets
+
     folder = Path(source)
     try:
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
