@@ -125,7 +125,7 @@ class HubLanguageModel:
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
             model: Any = AutoModelForCausalLM.from_pretrained(source, **options)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise ValueError(
                 f"no language model could be loaded from {str(source)!r}: it is not a folder with a model, and the hub "
                 f"did not give it ({error}). Offline, use 'smollm2', 'micro' or a folder."

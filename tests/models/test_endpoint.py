@@ -1,0 +1,176 @@
+"""The endpoint client against a real HTTP server on this machine that speaks the chat protocol."""
+
+import json
+import math
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+import pytest
+from seewhere.models.endpoint import EndpointError, EndpointLanguageModel, EndpointRefused, parse_option
+from seewhere.models.language_model import load_language_model
+from seewhere.models.protocols import LanguageModel
+
+
+class Server(ThreadingHTTPServer):
+    """Answers with `text` and, if set, `alternatives`; first fails with each status in `failures`."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.text = "The answer is 2."
+        self.alternatives: list[tuple[str, float]] | None = None
+        self.refuse_logprobs = False
+        self.failures: list[int] = []
+        self.raw: bytes | None = None
+        self.requests: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def _send(self, status: int, content: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def do_GET(self) -> None:
+        assert self.path == "/v1/models"
+        self._send(200, json.dumps({"data": [{"id": "served"}]}).encode())
+
+    def do_POST(self) -> None:
+        assert self.path == "/v1/chat/completions"
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.requests.append(body)
+        self.server.keys.append(self.headers.get("Authorization"))
+        if self.server.failures:
+            return self._send(self.server.failures.pop(0), b"busy")
+        if body.get("logprobs") and self.server.refuse_logprobs:
+            return self._send(400, b"logprobs are not supported")
+        if self.server.raw is not None:
+            return self._send(200, self.server.raw)
+        choice: dict[str, Any] = {"message": {"role": "assistant", "content": self.server.text}}
+        if body.get("logprobs") and self.server.alternatives is not None:
+            listed = [{"token": t, "logprob": math.log(p)} for t, p in self.server.alternatives]
+            choice["logprobs"] = {"content": [{**listed[0], "top_logprobs": listed}]}
+        self._send(200, json.dumps({"choices": [choice]}).encode())
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    served = Server()
+    thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield served
+    served.shutdown()
+    served.server_close()
+
+
+def chat(text: str = "which?") -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+def client(server: Server, **settings: Any) -> EndpointLanguageModel:
+    return EndpointLanguageModel(server.address, **{"wait": 0.01, **settings})
+
+
+def test_an_address_is_a_language_model(server: Server) -> None:
+    model = load_language_model(server.address + "/v1/")
+    assert isinstance(model, LanguageModel)
+    assert model.name == "served"
+    assert model.generate([chat("a"), chat("b")], 7) == ["The answer is 2."] * 2
+    assert server.requests[0]["max_tokens"] == 7 and server.requests[0]["temperature"] == 0
+    assert {r["messages"][0]["content"] for r in server.requests} == {"a", "b"}
+
+
+def test_choose_by_log_probabilities(server: Server) -> None:
+    server.alternatives = [("1", 0.5), (" 0", 0.25), ("The", 0.1), ("2", 0.05)]
+    found = client(server).choose([chat()], [["0", "1", "2"]])[0]
+    np.testing.assert_allclose(found, np.array([0.25, 0.5, 0.05]) / 0.8)
+    assert server.requests[0]["top_logprobs"] == 20 and server.requests[0]["max_tokens"] == 1
+
+
+def test_an_unlisted_option_gets_at_most_what_is_left(server: Server) -> None:
+    server.alternatives = [("1", 0.9), ("0", 0.08)]
+    found = client(server).choose([chat()], [["0", "1", "2", "3"]])[0]
+    np.testing.assert_allclose(found, [0.08, 0.9, 0.01, 0.01], atol=1e-9)
+
+
+def test_options_that_one_token_cannot_tell_apart_share(server: Server) -> None:
+    server.alternatives = [("1", 0.6), ("0", 0.4)]
+    found = client(server).choose([chat()], [["0", "1", "10"]])[0]
+    np.testing.assert_allclose(found, [0.4, 0.3, 0.3])
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_completions_where_there_are_no_log_probabilities(server: Server, refuses: bool) -> None:
+    server.refuse_logprobs = refuses
+    model = client(server)
+    found = model.choose([chat()] * 3, [["0", "1", "2"]] * 3)
+    assert all(p.tolist() == [0, 0, 1] for p in found)
+    server.text = "I cannot tell."
+    np.testing.assert_allclose(model.choose([chat()], [["0", "1"]])[0], 0.5)
+    assert (model.unusable, model.asked) == (1, 4)
+    assert sum("logprobs" in request for request in server.requests) == 1, "the method is settled once"
+    with pytest.raises(EndpointError):
+        client(server, method="logprobs").choose([chat()], [["0", "1"]])
+
+
+def test_busy_servers_are_tried_again_and_refusals_are_not(server: Server) -> None:
+    server.failures = [503, 429]
+    assert client(server).generate([chat()]) == ["The answer is 2."]
+    assert len(server.requests) == 3
+    server.failures = [401]
+    with pytest.raises(EndpointRefused, match="401"):
+        client(server).generate([chat()])
+    assert len(server.requests) == 4
+    server.failures = [500] * 3
+    with pytest.raises(EndpointError, match="3 tries"):
+        client(server, retries=2).generate([chat()])
+
+
+@pytest.mark.parametrize("raw", [b"<html>", b"[]", b"{}", b'{"choices": []}'])
+def test_answers_that_are_no_completion(server: Server, raw: bytes) -> None:
+    server.raw = raw
+    with pytest.raises(EndpointError, match=r"no JSON|expected a JSON object|without choices"):
+        client(server).generate([chat()])
+
+
+def test_nobody_there_and_unusable_questions() -> None:
+    model = EndpointLanguageModel("http://127.0.0.1:9", model="m", retries=1, wait=0.01)
+    with pytest.raises(EndpointError, match="Is the server running"):
+        model.generate([chat()])
+    for options in ([], ["0", "0"]):
+        with pytest.raises(ValueError, match="distinct options"):
+            model.choose([chat()], [options])
+    assert model.choose([], []) == []
+
+
+def test_the_key_is_sent(server: Server) -> None:
+    client(server, key="abc").generate([chat()])
+    assert server.keys == ["Bearer abc"]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "index"),
+    [
+        ("12", ["1", "12"], 1),
+        ("box 1, not 12", ["1", "12"], 0),
+        ("7", ["0", "1"], None),
+        ("", ["0"], None),
+        ("No, yes.", ["yes", "no"], 1),
+        ("nothing", ["yes", "no"], None),
+    ],
+)
+def test_parsing_a_completion(text: str, options: list[str], index: int | None) -> None:
+    assert parse_option(text, options) == index

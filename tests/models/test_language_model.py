@@ -1,0 +1,162 @@
+"""Language models from a folder: chat text, choosing, writing, adapters."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from seewhere import training
+from seewhere.models import language_model
+from seewhere.models.language_model import HubLanguageModel, load_language_model
+from seewhere.models.protocols import LanguageModel
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+# The answer follows a space, as in the Llama-2 and Mistral families.
+SPACED = (
+    "{% for m in messages %}{% if m.role == 'user' %}<user>{{ m.content }}<turn>{% else %} {{ m.content }}<end>"
+    "{% endif %}{% endfor %}"
+)
+LINES = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def byte_tokenizer(template: str | None = LINES) -> PreTrainedTokenizerFast:
+    """One token per byte, and the marks of the chat templates."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_special_tokens(["<end>", "<user>", "<assistant>", "<turn>", "<text-end>"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<text-end>")
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def tiny_model(tied: bool = False) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=264,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.4,
+        tie_word_embeddings=tied,
+        bos_token_id=None,
+        eos_token_id=260,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("model")
+    tiny_model().save_pretrained(target)
+    byte_tokenizer().save_pretrained(target)
+    return target
+
+
+def chat(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+def test_a_folder_answers_the_protocol(folder: Path) -> None:
+    model = load_language_model(str(folder), device="cpu")
+    assert isinstance(model, LanguageModel)
+    assert model.name == folder.name
+
+
+def test_choose_is_the_probability_of_the_rendered_answer(folder: Path) -> None:
+    model = HubLanguageModel.load(folder, device="cpu")
+    options = [str(i) for i in range(12)]
+    found = model.choose([chat("which dog?"), chat("which of the cats?")], [options, options[:3]])
+    logs = []
+    for option in options:
+        text = f"<user>which dog?<end>\n<assistant>{option}<end>"
+        ids = torch.tensor([model.tokenizer(text, add_special_tokens=False)["input_ids"]])
+        scores = model.model(ids).logits[0].log_softmax(-1)
+        start = ids.shape[1] - len(option) - 1
+        logs.append(sum(float(scores[i - 1, ids[0, i]].detach()) for i in range(start, ids.shape[1])))
+    expected = np.exp(logs) / np.exp(logs).sum()
+    np.testing.assert_allclose(found[0], expected, atol=1e-5)
+    assert found[1].shape == (3,)
+    with pytest.raises(ValueError, match="question 1 has no options"):
+        model.choose([chat("a"), chat("b")], [["0", "1"], []])
+
+
+def test_greedy_generation_does_not_depend_on_the_batch(folder: Path) -> None:
+    model = HubLanguageModel.load(folder, device="cpu", progress=False)
+    prompts = [chat("x" * n) for n in (1, 30, 4, 12)]
+    together = model.generate(prompts, max_new_tokens=6)
+    assert together == [model.generate([prompt], max_new_tokens=6)[0] for prompt in prompts]
+    model.batch_tokens = 40
+    assert model.generate(prompts, max_new_tokens=6) == together
+    assert model.generate([], 5) == []
+
+
+def test_logits_of_a_batch_equal_those_of_one_prompt(folder: Path) -> None:
+    model = HubLanguageModel.load(folder, device="cpu")
+    prompts = [chat("x" * n) for n in (1, 30, 4)]
+    together = model.logits(prompts)
+    assert together.shape == (3, 264)
+    for row, prompt in zip(together, prompts, strict=True):
+        torch.testing.assert_close(row, model.logits([prompt])[0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("template", "answer", "end"), [(LINES, "12", "<end>"), (SPACED, " 12", "<end>"), (None, "12", "<text-end>")]
+)
+def test_answers_are_tokenised_as_the_template_writes_them(template: str | None, answer: str, end: str) -> None:
+    tokenizer = byte_tokenizer(template)
+    model = HubLanguageModel(tiny_model(), tokenizer, "tiny")
+    assert model.answer_tokens("12") == tokenizer(answer, add_special_tokens=False)["input_ids"]
+    assert model.end_token == tokenizer.convert_tokens_to_ids(end)
+    with pytest.raises(ValueError, match="no tokens"):
+        HubLanguageModel(tiny_model(), byte_tokenizer(), "tiny").answer_tokens("")
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_merged_adapter_changes_nothing_but_speed(tmp_path: Path, tied: bool) -> None:
+    base = tmp_path / "base"
+    tiny_model(tied).save_pretrained(base)
+    byte_tokenizer().save_pretrained(base)
+    adapted = training.add_lora(tiny_model(tied), rank=4, alpha=8, dropout=0.0)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    training.save_adapter(adapted, tmp_path / "adapter", torch.float32)
+    prompts = [chat("which dog?"), chat("cat")]
+    reference = HubLanguageModel(adapted, byte_tokenizer(), "adapted").logits(prompts)
+    loaded = load_language_model(str(base), adapter=tmp_path / "adapter", device="cpu")
+    assert isinstance(loaded, HubLanguageModel)
+    assert not hasattr(loaded.model, "peft_config") or type(loaded.model) is LlamaForCausalLM
+    torch.testing.assert_close(loaded.logits(prompts), reference, atol=1e-4, rtol=1e-4)
+    plain = HubLanguageModel.load(base, device="cpu").logits(prompts)
+    assert (plain - reference).abs().max() > 0.1
+
+
+def test_names_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="no language model could be loaded"):
+        load_language_model(str(tmp_path))
+    with pytest.raises(ValueError, match="adapter cannot be put on a served model"):
+        load_language_model("http://127.0.0.1:1", adapter="some")
+    monkeypatch.setattr(language_model, "MICRO_FOLDER", tmp_path / "absent")
+    with pytest.raises(ValueError, match="absent"):
+        load_language_model("micro")
+
+
+def test_device_and_number_format_come_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert language_model.resolve_device()[2] == "cpu, float32: no GPU found"
+    assert language_model.resolve_device("cpu", "bfloat16")[1] is torch.bfloat16
+    with pytest.raises(ValueError, match="number format"):
+        language_model.resolve_device(dtype="float31")
+
+
+def test_four_bit_says_what_is_missing() -> None:
+    with pytest.raises(ValueError, match="CUDA GPU"):
+        language_model.four_bit_settings(torch.device("cpu"))
