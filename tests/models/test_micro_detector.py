@@ -241,7 +241,7 @@ def test_the_threshold_is_put_where_it_separates_right_from_wrong() -> None:
     truth = Scenes(np.zeros((3, SIDE, SIDE, 3), np.uint8), [np.array([[20.0, 80, 60, 120]])] * 3, [np.array([0])] * 3)
     threshold, measured = tune_threshold(detector, truth)
     assert 0.33 < threshold < 0.9
-    assert measured == {"precision": 1.0, "recall": 1.0, "f1": pytest.approx(1.0)}
+    assert measured == {"precision": 1.0, "recall": 1.0, "f": pytest.approx(1.0)}
 
 
 # -- training ----------------------------------------------------------------------------------------------------

@@ -52,7 +52,8 @@ def train(settings: TrainingSettings, output: Path, folder: Path, resume: bool =
     with (folder / "log.txt").open("a", encoding="utf-8") as stream:
         trainer.run(log=lambda line: print(line, file=stream, flush=True))
     detector = trainer.detector()
-    threshold, at_threshold = tune_threshold(detector, render_scenes(TUNING_SEED, tuning, side, "val"))
+    tuning_scenes = render_scenes(TUNING_SEED, tuning, side, "val")
+    threshold, at_threshold = tune_threshold(detector, tuning_scenes, settings.recall_weight)
     scores = score_on_world(detector, validation)
     measured = {**scores.as_dict(), "at_threshold": at_threshold}
     card = write_card(settings, parameter_count(detector.network), threshold, scores, at_threshold)

@@ -47,6 +47,7 @@ class TrainingSettings:
     average: float = 0.997  # decay of the running mean of parameters, which is what ships
     zoom: float = 0.0  # zoom by up to exp(+-zoom) and shift; worth its time only when scenes are seen often
     colour_jitter: float = 0.1  # of brightness and each channel
+    recall_weight: float = 1.0  # beta of the F score that sets the threshold; a weaker detector should propose more
     checkpoint_every: int = 250
 
 
@@ -59,8 +60,9 @@ RECIPES: dict[str, TrainingSettings] = {
         first_seed=6_000_000,
         backdrop="random",
         seed=1,
-        steps=2_000,
+        steps=1_950,
         colour_jitter=0.3,
+        recall_weight=2.0,
     ),
 }
 

@@ -170,11 +170,18 @@ class Trainer:
                 (partial / "README.md").write_text(text, encoding="utf-8")
 
 
-def tune_threshold(detector: MicroDetector, scenes: Scenes) -> tuple[float, dict[str, float]]:
-    """Choose the score threshold with the best F1 (right label and IoU > 0.5) on validation scenes.
+def tune_threshold(
+    detector: MicroDetector, scenes: Scenes, recall_weight: float = 1.0
+) -> tuple[float, dict[str, float]]:
+    """Choose the score threshold with the best F score (right label and IoU > 0.5) on validation scenes.
+
+    Args:
+        detector: the detector.
+        scenes: validation scenes.
+        recall_weight: beta of the F score; 2 weighs recall twice as heavily as precision.
 
     Returns:
-        The threshold, and precision, recall and F1 there.
+        The threshold, and precision, recall and F there.
     """
     images = [Image.fromarray(np.asarray(image)) for image in scenes.images]
     scores: list[float] = []
@@ -191,16 +198,21 @@ def tune_threshold(detector: MicroDetector, scenes: Scenes) -> tuple[float, dict
             if fits.any():
                 free[int(np.argmax(np.where(fits, overlap[k], -1)))] = False
         scores += [float(s) for s in (found.confidence if found.confidence is not None else [])]
-    return _best_f1(np.array(scores), np.array(hits, dtype=bool), sum(len(b) for b in scenes.boxes))
+    return _best_threshold(
+        np.array(scores), np.array(hits, dtype=bool), sum(len(b) for b in scenes.boxes), recall_weight
+    )
 
 
-def _best_f1(scores: np.ndarray, hits: np.ndarray, wanted: int) -> tuple[float, dict[str, float]]:
-    best = (0.25, {"precision": 0.0, "recall": 0.0, "f1": 0.0})
+def _best_threshold(
+    scores: np.ndarray, hits: np.ndarray, wanted: int, recall_weight: float
+) -> tuple[float, dict[str, float]]:
+    best = (0.25, {"precision": 0.0, "recall": 0.0, "f": 0.0})
+    square = recall_weight**2
     for threshold in np.arange(0.10, 0.61, 0.01):
         kept = scores >= threshold
         right = int(hits[kept].sum())
         precision, recall = right / max(int(kept.sum()), 1), right / max(wanted, 1)
-        f1 = 2 * precision * recall / max(precision + recall, 1e-9)
-        if f1 > best[1]["f1"]:
-            best = (round(float(threshold), 2), {"precision": precision, "recall": recall, "f1": f1})
+        score = (1 + square) * precision * recall / max(square * precision + recall, 1e-9)
+        if score > best[1]["f"]:
+            best = (round(float(threshold), 2), {"precision": precision, "recall": recall, "f": score})
     return best
