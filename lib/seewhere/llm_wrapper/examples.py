@@ -14,10 +14,10 @@ from random import Random
 from typing import Any
 
 import numpy as np
-from supervision import Detections
 
 from seewhere import boxes
 from seewhere.llm_wrapper import prompts
+from seewhere.models.candidates import Detections
 
 SMALLEST_IOU = 0.5
 LONGEST_PROMPT = 1024

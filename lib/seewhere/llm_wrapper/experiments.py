@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from supervision import Detections
 
 from seewhere import metrics, results
 from seewhere.llm_wrapper import prompts
 from seewhere.llm_wrapper.examples import right_candidate
 from seewhere.llm_wrapper.wrapper import Answer, LLMWrapper
+from seewhere.models.candidates import Detections
 from seewhere.models.protocols import Grounder
 from seewhere.records import Expression
 

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from supervision import Detections
+
+from seewhere.models.candidates import Detections
 
 Coordinates = Literal["pixels", "percent"]
 COORDINATES: tuple[Coordinates, ...] = ("pixels", "percent")

@@ -13,11 +13,10 @@ from random import Random
 from typing import Any
 
 import numpy as np
-from supervision import Detections
 
 from seewhere.llm_wrapper import prompts
 from seewhere.llm_wrapper.examples import Example
-from seewhere.models.candidates import make_candidates
+from seewhere.models.candidates import Detections, make_candidates
 from seewhere.world.language import expressions
 from seewhere.world.scenes import Scene, SceneSettings, sample_scene
 from seewhere.world.sprites import SpriteSet

@@ -8,14 +8,13 @@ from random import Random
 
 import numpy as np
 import pandas as pd
-from supervision import Detections
 from tqdm.auto import tqdm
 
 from seewhere import metrics, storage
 from seewhere.datasets import ReferringDataset
 from seewhere.llm_wrapper import experiments, prompts
 from seewhere.llm_wrapper.wrapper import LLMWrapper, shipped_adapter
-from seewhere.models.candidates import make_candidates
+from seewhere.models.candidates import Detections, make_candidates
 from seewhere.models.label_match import best_candidate
 from seewhere.models.registry import load_grounder
 from seewhere.records import Expression

@@ -16,10 +16,10 @@ from typing import Any, Self
 
 import numpy as np
 from PIL import Image
-from supervision import Detections
 
 from seewhere import storage
 from seewhere.llm_wrapper import prompts
+from seewhere.models.candidates import Detections
 from seewhere.models.language_model import load_language_model
 from seewhere.models.protocols import LanguageModel
 
