@@ -28,7 +28,6 @@ MOST_SENTENCES = {"short": 3, "plus": 3, "relational": 2, "long": 1}
 """Sentences per reference; RefCOCO has 2.8 on average, RefCOCOg 1.9, HC-RefLoCo one."""
 
 _MOST_REFERENCES = 3  # objects of one category that are referred to in one picture
-_ALONE_SHARE = 0.5  # of scenes with repeated categories, those that also refer to an object without a twin
 _OBJECTS_PER_IMAGE = 16  # room for annotation ids: image id * 16 + index + 1
 
 Record = dict[str, Any]
@@ -92,8 +91,8 @@ def caption_texts(scene: Scene) -> list[str]:
 def references(scene: Scene, style: str) -> list[tuple[int, list[Phrase]]]:
     """Return which objects of a scene are referred to in a style, each with its phrases.
 
-    Objects whose category occurs again come first, since naming them takes more than the noun; objects that the style
-    cannot single out are left out.
+    Only objects whose category occurs again are asked for, since naming the others takes no more than the noun; objects
+    that the style cannot single out are left out.
     """
     random = Random(f"references {style} {scene.seed}")
     found = []
@@ -105,14 +104,11 @@ def references(scene: Scene, style: str) -> list[tuple[int, list[Phrase]]]:
 
 
 def _referred(scene: Scene, random: Random) -> list[int]:
+    """Choose objects that have a twin: RefCOCO and RefCOCOg, too, took only objects whose category occurs again."""
     counts = Counter(o.category_id for o in scene.objects)
-    alone = [o.index for o in scene.objects if counts[o.category_id] == 1]
     twins = [o.index for o in scene.objects if counts[o.category_id] > 1]
-    random.shuffle(alone)
     random.shuffle(twins)
-    if not twins:
-        return alone[:1]
-    return twins[:_MOST_REFERENCES] + (alone[:1] if random.random() < _ALONE_SHARE else [])
+    return twins[:_MOST_REFERENCES]
 
 
 def sentence_record(text: str, sentence_id: int) -> Record:

@@ -1,0 +1,50 @@
+"""Candidates and examples made from scenes: right labels, right answers, the same again for the same seed."""
+
+from __future__ import annotations
+
+from random import Random
+
+import numpy as np
+import pytest
+from seewhere import boxes
+from seewhere.llm_wrapper.rehearsal import imperfect_candidates, needs, rehearse
+from seewhere.world.scenes import sample_scene
+from seewhere.world.sprites import SpriteSet, load_sprites
+
+
+@pytest.fixture(scope="module")
+def sprites() -> SpriteSet:
+    return load_sprites()
+
+
+def test_every_kept_object_has_a_candidate_that_is_nearly_its_box(sprites: SpriteSet) -> None:
+    kept = total = 0
+    for number in range(60):
+        scene = sample_scene(number, sprites, split="val")
+        candidates, positions = imperfect_candidates(scene, Random(number))
+        total += len(scene.objects)
+        kept += len(positions)
+        for index, place in positions.items():
+            item = scene.objects[index]
+            assert candidates.data["label"][place] == item.category
+            assert boxes.iou(candidates.xyxy[place : place + 1], np.array([item.box]))[0, 0] > 0.6
+    assert 0.9 < kept / total < 1
+
+
+def test_answers_point_at_the_right_bullet_and_phrases_need_nothing_unseen(sprites: SpriteSet) -> None:
+    lists = list(rehearse(sprites, 12, seed=1))
+    assert len(lists) == 12
+    for examples in lists:
+        contexts = {e.prompt.rsplit("\n", 1)[0] for e in examples}
+        assert len(contexts) == 1, "the questions of a scene share one list"
+        for example in examples:
+            bullets = [line for line in example.prompt.splitlines() if line.startswith("- ")]
+            assert bullets[int(example.answer)].startswith(f"- {example.answer}: ")
+    assert lists == list(rehearse(sprites, 12, seed=1))
+    assert lists != list(rehearse(sprites, 12, seed=2))
+
+
+def test_needs_looks_inside_programs() -> None:
+    inner = ("tint", "red", ("category", "dog"))
+    assert needs(("and", ("rank", "left", 1, inner), ("category", "dog")), ["tint"])
+    assert not needs(("rank", "left", 1, ("category", "tint")), ["hidden"])
