@@ -1,8 +1,13 @@
-"""A few live steps of fine-tuning for the notebook: the real recipe on a handful of scenes."""
+"""Where the notebook's fine-tuned wrapper comes from: the shipped adapter, or a short training on the spot.
+
+A number in the ledger must never come from a model that was not fine-tuned. So where no adapter ships for a language
+model, one is trained live, on as many questions as the preset allows; the record says which of the two it was.
+"""
 
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -10,15 +15,26 @@ import pandas as pd
 from seewhere import training
 from seewhere.llm_wrapper.rehearsal import rehearse
 from seewhere.llm_wrapper.training import ATTENTION_AND_MLP, LoraSettings, fine_tune
+from seewhere.llm_wrapper.wrapper import LLMWrapper, shipped_adapter
 from seewhere.models.language_model import HubLanguageModel, load_language_model
 from seewhere.presets import Preset
 from seewhere.world.sprites import load_sprites
 
 QUESTIONS_PER_SCENE = 8
+SHIPPED = "shipped adapter"
 
 
-def train_a_little(language_model: str, settings: Preset, seed: int = 0) -> pd.DataFrame:
-    """Fine-tune a fresh copy of a language model on ``settings.train_expressions`` questions; the log, step by step.
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """A fine-tuned wrapper, how it came to be, and the log of its training (empty for a shipped adapter)."""
+
+    wrapper: LLMWrapper
+    origin: str
+    history: pd.DataFrame
+
+
+def train_live(language_model: str, settings: Preset, seed: int = 0) -> Tuned:
+    """Fine-tune a fresh copy of a language model on about ``settings.train_expressions`` questions of the world.
 
     Raises:
         ValueError: the model is an endpoint.
@@ -30,8 +46,15 @@ def train_a_little(language_model: str, settings: Preset, seed: int = 0) -> pd.D
     examples = [e for found in rehearse(load_sprites(), scenes, seed, QUESTIONS_PER_SCENE) for e in found]
     lora = LoraSettings(settings.lora_rank, settings.lora_alpha, settings.lora_dropout, ATTENTION_AND_MLP)
     chosen = training.TrainingSettings(
-        learning_rate=settings.learning_rate, epochs=settings.epochs, rows_per_step=1, seed=seed
+        learning_rate=settings.learning_rate, epochs=settings.epochs, rows_per_step=1, warmup=0.1, seed=seed
     )
     with tempfile.TemporaryDirectory() as folder:
-        _, trained = fine_tune(model, examples, Path(folder) / "taste", lora, chosen, row_tokens=768)
-    return trained.history
+        tuned, trained = fine_tune(model, examples, Path(folder) / "live", lora, chosen, row_tokens=768)
+    return Tuned(LLMWrapper(tuned, "percent"), f"trained live on {len(examples)} questions", trained.history)
+
+
+def fine_tuned(language_model: str, settings: Preset, seed: int = 0) -> Tuned:
+    """Return the wrapper with its shipped adapter, or train one live."""
+    if shipped_adapter(language_model) is None:
+        return train_live(language_model, settings, seed)
+    return Tuned(LLMWrapper.load(language_model, progress=False), SHIPPED, pd.DataFrame())

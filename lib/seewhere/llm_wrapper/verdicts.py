@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from seewhere import metrics, results
 from seewhere.llm_wrapper import experiments
@@ -25,6 +26,7 @@ class Origin:
     preset: str
     seeds: tuple[int, ...]
     weights: Mapping[str, str]
+    training: str = ""
 
     def record(self, interval: metrics.Interval, claim: str, metric: str, **setting: Any) -> results.Record:
         """Return one record."""
@@ -32,7 +34,7 @@ class Origin:
             interval,
             claim=claim,
             metric=metric,
-            setting=setting,
+            setting={**setting, "training": self.training} if self.training else setting,
             seeds=self.seeds,
             preset=self.preset,
             weights=self.weights,
@@ -109,9 +111,14 @@ def robustness(tables: Sequence[pd.DataFrame], detectors: Sequence[str], llms: S
 
 
 def unusable(table: pd.DataFrame, system: str, origin: Origin, **setting: Any) -> list:
-    """Return F11: the rates (percent) of answers without an integer and out of range, of one system."""
+    """Return F11: the rates (percent) of answers without an integer and out of range, of one system.
+
+    Intervals are Clopper-Pearson's: none among forty is not "never", which a bootstrap would say.
+    """
     part, found = table[table.system == system], []
     for metric, status in (("non_integer_rate", "no integer"), ("out_of_range_rate", "out of range")):
-        interval = metrics.bootstrap_interval((part.status == status).to_numpy(float)).scaled(100)
+        count = int((part.status == status).sum())
+        bounds = stats.binomtest(count, len(part)).proportion_ci(method="exact")
+        interval = metrics.Interval(count / len(part), bounds.low, bounds.high, len(part)).scaled(100)
         found.append(origin.record(interval, "F11", metric, **setting))
     return found
