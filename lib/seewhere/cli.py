@@ -42,7 +42,7 @@ COMMANDS: dict[str, Command] = {
     "train": Command(
         "train a micro model or an adapter",
         ("seewhere.models.micro_detector_commands",),
-        inner=("seewhere.llm_wrapper.commands",),
+        inner=("seewhere.models.micro_language_training", "seewhere.llm_wrapper.commands"),
     ),
     "evaluate": Command("score a model", ("seewhere.models.micro_detector_commands",)),
     "refresh": Command("execute the notebooks, write outputs and numbers back", ("seewhere.refresh",)),

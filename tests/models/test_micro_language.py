@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from seewhere.models import micro_language
+from seewhere.models import micro_language, micro_language_training
 from seewhere.models.language_model import HubLanguageModel
 from seewhere.world.lessons import Lesson, make_lesson
 from seewhere.world.scenes import sample_scene
@@ -97,3 +97,26 @@ def test_a_saved_model_is_asked_like_any_other(tokenizer: PreTrainedTokenizerFas
     found = loaded.choose([[{"role": "user", "content": "Which box?"}]], [["0", "1", "12"]])[0]
     assert found.shape == (3,) and found.sum() == pytest.approx(1)
     assert loaded.tokenizer.decode([loaded.end_token]) == micro_language.END
+
+
+def tiny(steps: int = 6) -> micro_language_training.Recipe:
+    return micro_language_training.Recipe(steps=steps, batch=2, hidden=48, layers=1, window=2, mastery=-1.0, warmup=1)
+
+
+def test_a_run_that_was_stopped_ends_like_one_that_was_not(tmp_path: Path) -> None:
+    whole = micro_language_training.Training(tiny(), tmp_path / "whole")
+    whole.run(progress=False)
+    first = micro_language_training.Training(tiny(), tmp_path / "parts")
+    first.run(until=3, progress=False)
+    second = micro_language_training.Training(tiny(), tmp_path / "parts")
+    assert second.step == 3
+    second.run(progress=False)
+    assert second.stage == whole.stage > 0, "any share of right answers opens the next stage"
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(value, second.model.state_dict()[name], msg=name)
+
+
+def test_a_folder_with_other_settings_is_refused(tmp_path: Path) -> None:
+    micro_language_training.Training(tiny(1), tmp_path).run(progress=False)
+    with pytest.raises(ValueError, match="other settings"):
+        micro_language_training.Training(tiny(2), tmp_path)
