@@ -10,12 +10,13 @@ Compared, on the same questions and weights:
 A model that has not been fine-tuned often goes on talking; a fine-tuned one (--adapter) stops after the index, and
 generation is then cheaper: look at the row with up to 4 tokens for that case.
 
-    python tests/benchmarks/bench_answering.py [--short] [--model smollm2] [--adapter FOLDER]
+    python tests/benchmarks/bench_answering.py [--short] [--model smollm2] [--adapter FOLDER] [--coordinates pixels]
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,9 +39,9 @@ def least_operations(model: HubLanguageModel, tokens: list[list[int]]) -> float:
     return 2.0 * (layers * distinct + head * len(tokens))
 
 
-def compare(model: HubLanguageModel, title: str, pictures: int, phrases: int, one_by_one: int, seed: int) -> None:
+def compare(model: HubLanguageModel, title: str, pictures: int, phrases: int, one_by_one: int, chosen: Any) -> None:
     """Time every way on one set of questions and print them."""
-    chats, options = wrapper_questions(pictures, phrases, seed)
+    chats, options = wrapper_questions(pictures, phrases, chosen.seed, chosen.coordinates)
     tokens = model.prompt_tokens(chats)
     choices = [engine.close_options([model.answer_tokens(o) for o in row], model.end_token) for row in options]
 
@@ -76,9 +77,9 @@ def main() -> None:
         raise SystemExit("this benchmark needs a model that runs here, not an address")
     model.progress = False
     torch.manual_seed(chosen.seed)
-    pictures, one_by_one = (4, 2) if chosen.short else (24, 6)
-    compare(model, "one question per picture", pictures, 1, one_by_one, chosen.seed)
-    compare(model, "six questions per picture", max(pictures // 6, 2), 6, one_by_one, chosen.seed)
+    pictures, one_by_one = (4, 2) if chosen.short else (16, 4)
+    compare(model, "one question per picture", pictures, 1, one_by_one, chosen)
+    compare(model, "six questions per picture", max(pictures // 6, 2), 6, one_by_one, chosen)
 
 
 if __name__ == "__main__":

@@ -42,9 +42,11 @@ def padded(samples: list[Sample]) -> list[Row]:
     return [pack([sample], len(sample))[0] for sample in samples]
 
 
-def compare(base: HubLanguageModel, model: Any, title: str, pictures: int, phrases: int, seed: int, times: int) -> None:
+def compare(
+    base: HubLanguageModel, model: Any, title: str, pictures: int, phrases: int, chosen: Any, times: int
+) -> None:
     """Time the three ways on one set of samples and print them."""
-    chats, options = wrapper_questions(pictures, phrases, seed)
+    chats, options = wrapper_questions(pictures, phrases, chosen.seed, chosen.coordinates)
     samples = [
         Sample(tuple(prompt), (*base.answer_tokens(row[i % len(row)]), base.end_token))
         for i, (prompt, row) in enumerate(zip(base.prompt_tokens(chats), options, strict=True))
@@ -82,8 +84,8 @@ def main() -> None:
         raise SystemExit("this benchmark needs a model that runs here, not an address")
     model = add_lora(base.model, rank=RANK, alpha=2 * RANK, dropout=0.0).train()
     pictures, times = (2, 1) if chosen.short else (8, 3)
-    compare(base, model, "one question per picture", pictures, 1, chosen.seed, times)
-    compare(base, model, "four questions per picture", max(pictures // 4, 1), 4, chosen.seed, times)
+    compare(base, model, "one question per picture", pictures, 1, chosen, times)
+    compare(base, model, "four questions per picture", max(pictures // 4, 1), 4, chosen, times)
 
 
 if __name__ == "__main__":

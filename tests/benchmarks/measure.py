@@ -7,7 +7,7 @@ import os
 import random
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from seewhere.llm_wrapper import prompts as wrapper_prompts
@@ -22,6 +22,7 @@ def arguments(purpose: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=purpose)
     parser.add_argument("--model", default="smollm2", help="a name, folder or hub id")
     parser.add_argument("--adapter", default=None)
+    parser.add_argument("--coordinates", default="percent", choices=("percent", "pixels"), help="pixels as published")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--short", action="store_true", default=os.environ.get("SEEWHERE_BENCH") == "short")
     return parser.parse_args()
@@ -53,7 +54,9 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, size: int = 1024) -> f
     return 2 * size**3 / seconds(lambda: a @ b, repeats=5)
 
 
-def wrapper_questions(pictures: int, phrases: int, seed: int) -> tuple[list[list[dict[str, str]]], list[list[str]]]:
+def wrapper_questions(
+    pictures: int, phrases: int, seed: int, coordinates: Literal["percent", "pixels"] = "percent"
+) -> tuple[list[list[dict[str, str]]], list[list[str]]]:
     """Chats and options: `phrases` questions about each of `pictures` candidate lists of 4 to 14 boxes."""
     draw = random.Random(seed)
     chats, options = [], []
@@ -64,7 +67,7 @@ def wrapper_questions(pictures: int, phrases: int, seed: int) -> tuple[list[list
         candidates = make_candidates(boxes, [draw.choice(LABELS) for _ in range(count)], None, "benchmark", 0)
         for _ in range(phrases):
             phrase = f"the {draw.choice(LABELS)} {draw.choice(PLACES)}"
-            text = wrapper_prompts.prompt(candidates, phrase, (640, 480))
+            text = wrapper_prompts.prompt(candidates, phrase, (640, 480), coordinates)
             chats.append(wrapper_prompts.messages(text))
             options.append([str(i) for i in range(count)])
     return chats, options

@@ -1,17 +1,23 @@
 """The endpoint client against a real HTTP server on this machine that speaks the chat protocol."""
 
+import importlib.util
 import json
 import math
+import os
+import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from seewhere.models.endpoint import EndpointError, EndpointLanguageModel, EndpointRefused, parse_option
-from seewhere.models.language_model import load_language_model
+from seewhere.models.language_model import HubLanguageModel, load_language_model
 from seewhere.models.protocols import LanguageModel
+from test_language_model import byte_tokenizer, tiny_model
 
 
 class Server(ThreadingHTTPServer):
@@ -174,3 +180,27 @@ def test_the_key_is_sent(server: Server) -> None:
 )
 def test_parsing_a_completion(text: str, options: list[str], index: int | None) -> None:
     assert parse_option(text, options) == index
+
+
+@pytest.mark.skipif(
+    not all(importlib.util.find_spec(name) for name in ("fastapi", "uvicorn", "openai")),
+    reason="`transformers serve` needs fastapi, uvicorn and openai (pip install 'transformers[serving]')",
+)
+def test_a_model_served_by_transformers(tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = ["transformers", "serve", "--host", "127.0.0.1", "--port", str(port), str(tmp_path)]
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=offline, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+        try:
+            model = EndpointLanguageModel(f"http://127.0.0.1:{port}", model=str(tmp_path), retries=90, wait=0.5, jobs=1)
+            model.longest_wait = 2.0
+            local = HubLanguageModel(tiny_model(), byte_tokenizer(), "local")
+            assert model.generate([chat("which dog?")], 5) == local.generate([chat("which dog?")], 5)
+            probabilities = model.choose([chat()], [["0", "1", "2"]])[0]
+            assert probabilities.shape == (3,) and math.isclose(probabilities.sum(), 1.0)
+        finally:
+            running.terminate()

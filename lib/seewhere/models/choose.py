@@ -75,8 +75,8 @@ def option_log_probabilities(
     options: Sequence[Sequence[Sequence[int]]],
     *,
     share: bool | None = None,
-    batch_tokens: int = 4096,
-    cache_tokens: int = 16384,
+    batch_tokens: int | None = None,
+    cache_tokens: int | None = None,
     progress: bool = False,
 ) -> list[np.ndarray]:
     """Log-probability of each option after its prompt, not normalised over the options.
@@ -86,8 +86,10 @@ def option_log_probabilities(
         prompts: token ids, one non-empty sequence per question.
         options: for each question its options as token ids, each non-empty and all different.
         share: reuse common beginnings; None decides by the model's attention (`can_share_prefixes`).
-        batch_tokens: most new tokens (rows x width) in one forward pass: the working memory.
-        cache_tokens: most tokens (rows x length) whose keys and values are kept per level of the tree.
+        batch_tokens: most new tokens (rows x width) in one forward pass: the working memory. By default 512 on a CPU,
+            where larger batches only add padding, and 16384 on a GPU.
+        cache_tokens: most tokens (rows x length) whose keys and values are kept per level of the tree; by default
+            8192 on a CPU and 65536 on a GPU.
         progress: show a progress bar over the questions.
 
     Returns:
@@ -107,6 +109,9 @@ def option_log_probabilities(
             "share=True needs eager or sdpa attention over the whole sequence, which this model does not have. "
             "Leave share=None to let the model decide."
         )
+    on_cpu = model.get_input_embeddings().weight.device.type == "cpu"
+    batch_tokens = batch_tokens or (512 if on_cpu else 16384)
+    cache_tokens = cache_tokens or (8192 if on_cpu else 65536)
     scores = [np.zeros(len(choices)) for choices in options]
     roots = _tree(prompts, options) if share else _sequences(prompts, options)
     with torch.inference_mode(), tqdm(total=len(prompts), disable=not progress, unit="question") as bar:

@@ -73,6 +73,7 @@ class EndpointLanguageModel:
         self.retries, self.wait, self.jobs, self.progress = retries, wait, jobs, progress
         key = key if key is not None else os.environ.get("OPENAI_API_KEY")
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self.longest_wait = 30.0  # seconds between two tries, at most
         self._model = model
         self.unusable = 0
         self.asked = 0
@@ -170,7 +171,7 @@ class EndpointLanguageModel:
         problem = ""
         for attempt in range(self.retries + 1):
             if attempt:
-                time.sleep(self.wait * 2 ** (attempt - 1))
+                time.sleep(min(self.wait * 2 ** (attempt - 1), self.longest_wait))
             try:
                 answer = requests.request(
                     verb, self.address + path, json=body, headers=self._headers, timeout=self.timeout

@@ -82,14 +82,17 @@ def resolve_device(device: str | None = None, dtype: str | None = None) -> tuple
 class HubLanguageModel:
     """A causal language model of transformers with its tokenizer; answers `protocols.LanguageModel`."""
 
-    def __init__(self, model: Any, tokenizer: Any, name: str, batch_tokens: int = 4096, progress: bool = True) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, name: str, batch_tokens: int | None = None, progress: bool = True
+    ) -> None:
         """Wrap a loaded model.
 
         Args:
             model: a causal language model of transformers, or a peft model around one.
             tokenizer: its tokenizer; without a chat template, messages are joined by line breaks.
             name: shown in tables.
-            batch_tokens: most tokens in one forward pass; lower it if memory runs out.
+            batch_tokens: most tokens in one forward pass; lower it if memory runs out. By default what `choose` finds
+                best for the device, and 4096 for free text.
             progress: show progress bars.
         """
         self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
@@ -204,7 +207,7 @@ class HubLanguageModel:
             tokens,
             self.end_token,
             batch_tokens=self.batch_tokens,
-            cache_tokens=4 * self.batch_tokens,
+            cache_tokens=4 * self.batch_tokens if self.batch_tokens else None,
             progress=self.progress and len(prompts) > 8,
         )
 
@@ -214,7 +217,7 @@ class HubLanguageModel:
         answers = [""] * len(tokens)
         ends = self._end_tokens()
         with tqdm(total=len(tokens), disable=not self.progress or len(tokens) <= 8, unit="answer") as bar:
-            for chunk in _batches(tokens, self.batch_tokens, max_new_tokens):
+            for chunk in _batches(tokens, self.batch_tokens or 4096, max_new_tokens):
                 ids, mask = self._padded([tokens[i] for i in chunk])
                 with torch.inference_mode():
                     output = self.model.generate(
@@ -239,7 +242,7 @@ class HubLanguageModel:
         """Logits of the first token of the answer, (N, vocabulary) float32 on the CPU."""
         tokens = self.prompt_tokens(prompts)
         rows: dict[int, torch.Tensor] = {}
-        for chunk in _batches(tokens, self.batch_tokens, 0):
+        for chunk in _batches(tokens, self.batch_tokens or 4096, 0):
             ids, mask = self._padded([tokens[i] for i in chunk])
             positions = (mask.cumsum(1) - 1).clamp(min=0)
             with torch.inference_mode():
