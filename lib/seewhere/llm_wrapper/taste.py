@@ -16,7 +16,7 @@ from seewhere import training
 from seewhere.llm_wrapper.rehearsal import rehearse
 from seewhere.llm_wrapper.training import ATTENTION_AND_MLP, LoraSettings, fine_tune
 from seewhere.llm_wrapper.wrapper import LLMWrapper, shipped_adapter
-from seewhere.models.language_model import HubLanguageModel, load_language_model
+from seewhere.models.language_model import HubLanguageModel, load_language_model, quick_dtype
 from seewhere.presets import Preset
 from seewhere.world.sprites import load_sprites
 
@@ -39,7 +39,7 @@ def train_live(language_model: str, settings: Preset, seed: int = 0) -> Tuned:
     Raises:
         ValueError: the model is an endpoint.
     """
-    model = load_language_model(language_model, progress=False)
+    model = load_language_model(language_model, progress=False, dtype=quick_dtype())
     if not isinstance(model, HubLanguageModel):
         raise ValueError(f"{language_model}: an endpoint cannot be trained; expected a model that loads here")
     scenes = max(2, settings.train_expressions // QUESTIONS_PER_SCENE)
@@ -53,8 +53,13 @@ def train_live(language_model: str, settings: Preset, seed: int = 0) -> Tuned:
     return Tuned(LLMWrapper(tuned, "percent"), f"trained live on {len(examples)} questions", trained.history)
 
 
+def untuned(language_model: str) -> LLMWrapper:
+    """Return the zero-shot wrapper: the language model as it comes."""
+    return LLMWrapper.load(language_model, adapter=None, progress=False, dtype=quick_dtype())
+
+
 def fine_tuned(language_model: str, settings: Preset, seed: int = 0) -> Tuned:
     """Return the wrapper with its shipped adapter, or train one live."""
     if shipped_adapter(language_model) is None:
         return train_live(language_model, settings, seed)
-    return Tuned(LLMWrapper.load(language_model, progress=False), SHIPPED, pd.DataFrame())
+    return Tuned(LLMWrapper.load(language_model, progress=False, dtype=quick_dtype()), SHIPPED, pd.DataFrame())

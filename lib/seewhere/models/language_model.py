@@ -79,6 +79,16 @@ def resolve_device(device: str | None = None, dtype: str | None = None) -> tuple
     return torch.device(place), kind, f"{place}, {str(kind).removeprefix('torch.')}: {reason}"
 
 
+def quick_dtype() -> str | None:
+    """Return "bfloat16" on a processor that multiplies it natively (about three times as fast), else None.
+
+    For experiments where the third digit of a probability does not matter; `load_language_model`'s own default stays
+    float32 on a processor, so that answers agree to rounding with any other way of asking.
+    """
+    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return "bfloat16" if native() else None
+
+
 class HubLanguageModel:
     """A causal language model of transformers with its tokenizer; answers `protocols.LanguageModel`."""
 
