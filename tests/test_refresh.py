@@ -1,4 +1,5 @@
 import base64
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,3 +98,15 @@ def test_the_tagged_picture_is_found(make_notebook: Maker) -> None:
     notebook.cells[2].metadata["tags"] = ["readme-picture"]
     notebook.cells[2].outputs = [output("display_data", png=PIXEL)]
     assert refresh.readme_picture(notebook) == b"\x89PNG picture"
+
+
+def test_outputs_name_no_folder_of_the_machine_and_no_progress_bar() -> None:
+    outputs = [
+        nbformat.v4.new_output(
+            "stream", name="stdout", text=f"cache at {Path.home()}/cache, python in {sys.prefix}/bin\n"
+        ),
+        nbformat.v4.new_output("display_data", {"text/plain": "  0%|          | 0/24 [00:00<?, ?question/s]"}),
+    ]
+    (kept,) = refresh.clean_outputs(outputs)
+    assert str(Path.home()) not in kept.text and sys.prefix not in kept.text
+    assert "~/cache" in kept.text and ".venv/bin" in kept.text

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ def clean_outputs(outputs: Sequence[Any]) -> list[Any]:
     kept: list[Any] = []
     for output in outputs:
         if output.output_type == "stream":
-            text = _final_lines(output.text)
+            text = _portable(_final_lines(output.text))
             if not text.strip() or (output.name == "stderr" and "%|" in text):
                 continue  # a progress bar
             if kept and kept[-1].output_type == "stream" and kept[-1].name == output.name:
@@ -39,6 +40,8 @@ def clean_outputs(outputs: Sequence[Any]) -> list[Any]:
         elif "data" in output:
             output.data.pop(WIDGET, None)
             output.metadata = nbformat.from_dict({})
+            if "text/plain" in output.data:
+                output.data["text/plain"] = _portable(output.data["text/plain"])
             if _only_a_description(output):
                 continue
         kept.append(output)
@@ -56,7 +59,15 @@ def _only_a_description(output: Any) -> bool:
     if not output.data:
         return True
     text = output.data.get("text/plain", "")
-    return set(output.data) == {"text/plain"} and ("(children=" in text or "it/s]" in text or "?it/s" in text)
+    is_bar = "%|" in text and "/s]" in text
+    return set(output.data) == {"text/plain"} and ("(children=" in text or is_bar)
+
+
+def _portable(text: str) -> str:
+    """Text without this machine's folders: the environment becomes .venv, the home folder ~."""
+    for place, name in ((sys.prefix, ".venv"), (str(Path.home()), "~")):
+        text = text.replace(place, name)
+    return text
 
 
 def clean(notebook: Any) -> Any:
