@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from seewhere.models.candidates import Detections
+from seewhere.world.lessons import percent_box
 
 Coordinates = Literal["pixels", "percent"]
 COORDINATES: tuple[Coordinates, ...] = ("pixels", "percent")
@@ -43,9 +44,7 @@ def format_box(box: Sequence[float], coordinates: Coordinates, size: tuple[int, 
     if coordinates == "pixels":
         return "[" + ", ".join(f"{max(float(v), 0.0):.1f}" for v in box) + "]"
     if coordinates == "percent":
-        sides = (size[0], size[1], size[0], size[1])
-        numbers = (min(max(round(100 * float(v) / s), 0), 100) for v, s in zip(box, sides, strict=True))
-        return "[" + ", ".join(str(n) for n in numbers) + "]"
+        return "[" + ", ".join(map(str, percent_box(box, size))) + "]"
     raise ValueError(f"coordinates: expected one of {COORDINATES}, got {coordinates!r}")
 
 

@@ -98,13 +98,18 @@ def _draw(pools: dict[str, list[tuple[str, int]]], most: int, random: Random) ->
 
 
 def rehearse(
-    sprites: SpriteSet, count: int, seed: int = 0, most: int = 10, settings: SceneSettings | None = None
+    sprites: SpriteSet,
+    count: int,
+    seed: int = 0,
+    most: int = 10,
+    settings: SceneSettings | None = None,
+    coordinates: prompts.Coordinates = "percent",
 ) -> Iterator[list[Example]]:
     """Yield the examples of `count` training scenes, one list a scene (all share one candidate list)."""
     made, number = 0, 1_000_000 + 100_000 * seed
     while made < count:
         number += 1
-        found = scene_examples(sample_scene(number, sprites, settings, "train"), Random(number), most)
+        found = scene_examples(sample_scene(number, sprites, settings, "train"), Random(number), most, coordinates)
         if found:
             made += 1
             yield found

@@ -43,23 +43,32 @@ def train_live(language_model: str, settings: Preset, seed: int = 0) -> Tuned:
     if not isinstance(model, HubLanguageModel):
         raise ValueError(f"{language_model}: an endpoint cannot be trained; expected a model that loads here")
     scenes = max(2, settings.train_expressions // QUESTIONS_PER_SCENE)
-    examples = [e for found in rehearse(load_sprites(), scenes, seed, QUESTIONS_PER_SCENE) for e in found]
+    lists = rehearse(load_sprites(), scenes, seed, QUESTIONS_PER_SCENE, None, settings.coordinates)
+    examples = [e for found in lists for e in found]
     lora = LoraSettings(settings.lora_rank, settings.lora_alpha, settings.lora_dropout, ATTENTION_AND_MLP)
     chosen = training.TrainingSettings(
-        learning_rate=settings.learning_rate, epochs=settings.epochs, rows_per_step=1, warmup=0.1, seed=seed
+        learning_rate=settings.learning_rate,
+        epochs=settings.epochs,
+        rows_per_step=max(1, settings.batch // QUESTIONS_PER_SCENE),
+        warmup=0.1,
+        seed=seed,
     )
     with tempfile.TemporaryDirectory() as folder:
         tuned, trained = fine_tune(model, examples, Path(folder) / "live", lora, chosen, row_tokens=768)
-    return Tuned(LLMWrapper(tuned, "percent"), f"trained live on {len(examples)} questions", trained.history)
+    return Tuned(LLMWrapper(tuned, settings.coordinates), f"trained live on {len(examples)} questions", trained.history)
 
 
-def untuned(language_model: str) -> LLMWrapper:
+def untuned(language_model: str, settings: Preset) -> LLMWrapper:
     """Return the zero-shot wrapper: the language model as it comes."""
-    return LLMWrapper.load(language_model, adapter=None, progress=False, dtype=quick_dtype())
+    return LLMWrapper.load(language_model, None, settings.coordinates, progress=False, dtype=quick_dtype())
 
 
 def fine_tuned(language_model: str, settings: Preset, seed: int = 0) -> Tuned:
     """Return the wrapper with its shipped adapter, or train one live."""
     if shipped_adapter(language_model) is None:
         return train_live(language_model, settings, seed)
-    return Tuned(LLMWrapper.load(language_model, progress=False, dtype=quick_dtype()), SHIPPED, pd.DataFrame())
+    return Tuned(
+        LLMWrapper.load(language_model, "shipped", settings.coordinates, progress=False, dtype=quick_dtype()),
+        SHIPPED,
+        pd.DataFrame(),
+    )

@@ -89,16 +89,21 @@ class LLMWrapper:
         self.language_model, self.coordinates, self.scores = language_model, coordinates, scores
 
     @classmethod
-    def load(cls, name: str, adapter: str | Path | None = "shipped", **settings: Any) -> Self:
+    def load(
+        cls,
+        name: str,
+        adapter: str | Path | None = "shipped",
+        coordinates: prompts.Coordinates = "percent",
+        **settings: Any,
+    ) -> Self:
         """Load a language model with an adapter.
 
         Args:
             name: "smollm2", "micro", a hub id or folder, or an endpoint's address.
             adapter: a folder with a peft adapter; "shipped" for the one in the package, if there is one; None for the
                 zero-shot model.
+            coordinates: the writing, where ``wrapper.json`` beside the adapter does not name the one it learnt.
             **settings: passed on to `seewhere.models.language_model.load_language_model`.
-
-        The coordinate writing is the one the adapter was trained with (``wrapper.json`` beside it), else "percent".
         """
         folder = shipped_adapter(name) if adapter == "shipped" else adapter
         if adapter == "shipped" and folder is None:
@@ -109,7 +114,7 @@ class LLMWrapper:
         if folder is not None and (Path(folder) / WRAPPER_FILE).is_file():
             about = storage.read_json(Path(folder) / WRAPPER_FILE)
         model = load_language_model(name, folder, **settings)
-        return cls(model, about.get("coordinates", "percent"), bool(about.get("scores", False)))
+        return cls(model, about.get("coordinates", coordinates), bool(about.get("scores", False)))
 
     @property
     def name(self) -> str:

@@ -36,7 +36,7 @@ class Lesson:
 def percent_box(box: Sequence[float], size: tuple[int, int]) -> Box:
     """Return a box (pixels, xyxy) as integers 0-100 of (width, height)."""
     sides = (size[0], size[1], size[0], size[1])
-    x1, y1, x2, y2 = (min(max(round(100 * v / s), 0), 100) for v, s in zip(box, sides, strict=True))
+    x1, y1, x2, y2 = (min(max(round(100 * float(v) / s), 0), 100) for v, s in zip(box, sides, strict=True))
     return x1, y1, x2, y2
 
 
