@@ -111,18 +111,21 @@ def _place(rows: list[Row], group: list[Sample], shared: int, size: int, row_tok
     rows[-1].add(group, shared)
 
 
-def collate(rows: Sequence[Row], additive: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+def collate(
+    rows: Sequence[Row], additive: torch.dtype | None = None, multiple: int = 1
+) -> dict[str, torch.Tensor]:
     """A batch for the model, padded on the right.
 
     Args:
         rows: the rows of the batch.
         additive: None for a mask of truth values (sdpa attention); for eager attention the number format of a mask
             that is added: 0 where a token may look, the smallest number elsewhere.
+        multiple: the width is padded up to a multiple of this.
 
     Returns:
         ``input_ids``, ``position_ids``, ``labels`` (rows, width) and ``attention_mask`` (rows, 1, width, width).
     """
-    width = max(map(len, rows))
+    width = -(-max(map(len, rows)) // multiple) * multiple
 
     def padded(name: str, value: int) -> torch.Tensor:
         return torch.tensor([getattr(row, name) + [value] * (width - len(row)) for row in rows])

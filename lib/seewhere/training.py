@@ -47,6 +47,8 @@ __all__ = [
 ]
 
 COMPLETE = "complete.json"
+# Rows are padded to a multiple of this: processors prepare a matrix product anew for every new shape.
+WIDTH_MULTIPLE = 32
 SETTINGS_FILE = "training_settings.json"
 # LLM-wrapper, appendix: every linear layer of the Llama family and the output layer.
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
@@ -165,6 +167,7 @@ class TrainingSettings:
     save_every: int = 50  # optimiser steps; at most these are lost when the process is killed
     seed: int = 0
     bf16: bool = False  # mixed precision, for GPUs
+    shuffle: bool = True  # False: in the given order, for rows that grow harder
     recompute: bool = False  # gradient checkpointing: ~30 % slower, far less memory
 
 
@@ -211,10 +214,11 @@ def train(
         model.gradient_checkpointing_enable()
         model.enable_input_require_grads()  # a frozen embedding would otherwise cut the gradient of recomputed layers
     trainer = _AnswerTrainer(
+        shuffle=settings.shuffle,
         model=model,
         args=_arguments(folder, settings, progress),
         train_dataset=_Rows(rows),
-        data_collator=partial(collate, additive=_additive_mask(model)),
+        data_collator=partial(collate, additive=_additive_mask(model), multiple=WIDTH_MULTIPLE),
         callbacks=[_SealCheckpoints(), _Evaluate(evaluate, evaluate_every)],
     )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -291,6 +295,15 @@ class _AnswerTrainer(Trainer):
     """The Trainer with the loss at answer positions, and adapters saved without the base's embeddings."""
 
     loss_is_scaled_for_ga = True
+
+    def __init__(self, *, shuffle: bool = True, **settings: Any) -> None:
+        self.shuffle = shuffle
+        super().__init__(**settings)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.shuffle:
+            return super()._get_train_sampler(train_dataset)
+        return torch.utils.data.SequentialSampler(self.train_dataset)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

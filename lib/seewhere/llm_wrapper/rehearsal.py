@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from seewhere import boxes
 from seewhere.llm_wrapper import prompts
 from seewhere.llm_wrapper.examples import Example
 from seewhere.models.candidates import Detections, make_candidates
@@ -22,9 +23,13 @@ from seewhere.world.scenes import Scene, SceneSettings, sample_scene
 from seewhere.world.sprites import SpriteSet
 
 JITTER, MISSED, DOUBLED = 0.02, 0.03, 0.05
+# Names that a list of two detectors carries; a wrapper should not depend on one of them.
+NAMES = ("micro", "micro-b", "florence-2", "grounding-dino", "gd-1.5", "a", "b")
 STYLES, SHARES = ("short", "relational", "plus"), (0.45, 0.42, 0.13)
 # A box list says nothing about colour or what is hidden; phrases that need them teach guessing only.
 UNSEEN = ("tint", "hidden")
+# (share of all scenes, most objects until then)
+GROWTH = ((0.1, 4), (0.25, 7))
 
 
 def imperfect_candidates(scene: Scene, random: Random) -> tuple[Detections, dict[int, int]]:
@@ -41,10 +46,10 @@ def imperfect_candidates(scene: Scene, random: Random) -> tuple[Detections, dict
         if random.random() < DOUBLED:
             found.append((-1, random.choice(scene.objects).category, _moved(item.box, 0.12, random)))
     random.shuffle(found)
-    boxes = np.array([box for _, _, box in found]).reshape(-1, 4)
+    found_boxes = np.array([box for _, _, box in found]).reshape(-1, 4)
     labels = [label for _, label, _ in found]
     positions = {index: place for place, (index, _, _) in enumerate(found) if index >= 0}
-    return make_candidates(boxes, labels, None, detector="scene", top=-1), positions
+    return make_candidates(found_boxes, labels, None, detector="scene", top=-1), positions
 
 
 def _moved(box: Sequence[float], amount: float, random: Random) -> list[float]:
@@ -62,11 +67,37 @@ def needs(program: Any, heads: Sequence[str]) -> bool:
     return program[0] in heads or any(needs(part, heads) for part in program)
 
 
+def two_detectors(scene: Scene, random: Random) -> tuple[Detections, dict[int, int]]:
+    """Return the joint list of two imperfect detectors, and object index -> candidate index (the nearer box)."""
+    names = random.sample(NAMES, 2)
+    parts = [imperfect_candidates(scene, random) for _ in names]
+    for (candidates, _), name in zip(parts, names, strict=True):
+        candidates.metadata["detector"] = name
+    joined = prompts.merge_candidates(parts[0][0], parts[1][0])
+    truth = np.array([item.box for item in scene.objects], dtype=float)
+    overlaps = boxes.iou(joined.xyxy, truth)
+    found = set(parts[0][1]) | set(parts[1][1])
+    return joined, {index: int(overlaps[:, index].argmax()) for index in sorted(found)}
+
+
 def scene_examples(
-    scene: Scene, random: Random, most: int = 10, coordinates: prompts.Coordinates = "percent"
+    scene: Scene,
+    random: Random,
+    most: int = 10,
+    coordinates: prompts.Coordinates = "percent",
+    two_sources: float = 0.0,
 ) -> list[Example]:
-    """Return up to `most` examples about one candidate list of a scene; objects alone in their category are rare."""
-    candidates, positions = imperfect_candidates(scene, random)
+    """Return up to `most` examples about one candidate list of a scene; objects alone in their category are rare.
+
+    Args:
+        scene: a scene of the world.
+        random: draws candidates and phrases.
+        most: most examples.
+        coordinates: see `prompts.format_box`.
+        two_sources: share of lists that join two detectors.
+    """
+    both = two_sources > 0 and random.random() < two_sources
+    candidates, positions = (two_detectors if both else imperfect_candidates)(scene, random)
     if len(candidates) < 2:
         return []
     counts = Counter(item.category for item in scene.objects)
@@ -104,12 +135,34 @@ def rehearse(
     most: int = 10,
     settings: SceneSettings | None = None,
     coordinates: prompts.Coordinates = "percent",
+    *,
+    split: str = "train",
+    two_sources: float = 0.0,
+    growing: bool = False,
 ) -> Iterator[list[Example]]:
-    """Yield the examples of `count` training scenes, one list a scene (all share one candidate list)."""
+    """Yield the examples of `count` scenes, one list a scene (all share one candidate list).
+
+    Args:
+        sprites: what scenes are made of.
+        count: number of scenes.
+        seed: which scenes; seeds share none.
+        most: most examples of a scene.
+        settings: how scenes are drawn.
+        coordinates: see `prompts.format_box`.
+        split: whose scenes.
+        two_sources: share of lists that join two detectors; with `growing`, only once lists have grown.
+        growing: start with short lists (see `GROWTH`): where a list is short a lucky guess is near, and telling boxes
+            apart by their words is learnt before telling them apart by their numbers.
+    """
     made, number = 0, 1_000_000 + 100_000 * seed
     while made < count:
         number += 1
-        found = scene_examples(sample_scene(number, sprites, settings, "train"), Random(number), most, coordinates)
+        scene = sample_scene(number, sprites, settings, split)
+        most_objects = next((n for share, n in GROWTH if growing and made < share * count), None)
+        if most_objects is not None and len(scene.objects) > most_objects:
+            continue
+        share = two_sources if most_objects is None else 0.0
+        found = scene_examples(scene, Random(number), most, coordinates, share)
         if found:
             made += 1
             yield found
