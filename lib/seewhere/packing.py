@@ -111,9 +111,7 @@ def _place(rows: list[Row], group: list[Sample], shared: int, size: int, row_tok
     rows[-1].add(group, shared)
 
 
-def collate(
-    rows: Sequence[Row], additive: torch.dtype | None = None, multiple: int = 1
-) -> dict[str, torch.Tensor]:
+def collate(rows: Sequence[Row], additive: torch.dtype | None = None, multiple: int = 1) -> dict[str, torch.Tensor]:
     """A batch for the model, padded on the right.
 
     Args:
