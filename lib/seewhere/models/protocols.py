@@ -60,3 +60,34 @@ class LanguageModel(Protocol):
     def generate(self, prompts: Sequence[list[Message]], max_new_tokens: int) -> list[str]:
         """Greedy free text, one string per prompt, without the prompt and without special tokens."""
         ...
+
+
+@runtime_checkable
+class FeatureModel(Protocol):
+    """A model whose inner tokens can be read: what a probe is trained on.
+
+    ``sees_text`` says whether the text takes part in making the tokens (a Q-Former) or only stands beside them as one
+    last token (a Perceiver resampler, plain patches). ``fingerprint`` changes whenever weights or tokenizer do, so
+    that features kept on disk are never taken for another model's.
+    """
+
+    name: str
+    sees_text: bool
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that the tokens depend on beside image and text."""
+        ...
+
+    def features(
+        self, images: Sequence[Image.Image], texts: Sequence[str], layers: Sequence[int] = (-1,)
+    ) -> dict[int, np.ndarray]:
+        """Tokens after the asked layers, ``(N, tokens, width)`` float32 each, for ``texts[i]`` about ``images[i]``.
+
+        Layer 0 is what the first layer is given, layer i the output of the i-th layer; negative numbers count from the
+        last one. The keys of the answer are those asked for.
+
+        Raises:
+            ValueError: not one text per image, an empty text, or a layer that the model does not have.
+        """
+        ...
