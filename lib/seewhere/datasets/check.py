@@ -1,7 +1,7 @@
 """``seewhere data check ROOT``: everything wrong with a copy of a data set, found before a model is run on it.
 
-Readers stop at the first error; this goes on and counts. It knows REFER folders, COCO files, Talk2Car and HC-RefLoCo,
-and looks for them at ROOT and two levels below.
+Readers stop at the first error; this goes on and counts. It knows REFER folders, COCO files, Talk2Car, HC-RefLoCo and
+VSR, and looks for them at ROOT and two levels below.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from seewhere.datasets import hc_refloco, refer, talk2car
 from seewhere.datasets.check_images import ImageChecker
+from seewhere.datasets.check_vsr import check_vsr, is_statement_file
 from seewhere.datasets.coco import BORDER_TOLERANCE, convention_problem, read_annotations
 from seewhere.datasets.images import ImageFinder
 from seewhere.datasets.published import SENTENCES
@@ -50,7 +51,8 @@ def check(root: Path | str, images: Path | str | None = None, read_images: bool 
             "error",
             str(place),
             "no data set found, here or two levels below",
-            "Expected instances.json with refs(*).p, instances_*.json, *_commands.json, hc_refloco*.json or *.parquet.",
+            "Expected instances.json with refs(*).p, instances_*.json, *_commands.json, hc_refloco*.json or *.parquet, "
+            "or random/ and zeroshot/ with VSR's *.jsonl.",
         )
     return report
 
@@ -75,6 +77,8 @@ class _Checker:
         tables = [*self._below("hc_refloco*.json"), *self._below("*.parquet")]
         for path in tables:
             self._guard(path, self._hc_refloco)
+        for path in filter(is_statement_file, self._below("*.jsonl")):
+            self._guard(path, self._vsr)
 
     def _below(self, pattern: str) -> list[Path]:
         return sorted({path for depth in ("", "*/", "*/*/") for path in self.root.glob(depth + pattern)})
@@ -174,6 +178,10 @@ class _Checker:
         self._boxes(title, numbered, [list(row[columns["box"]]) for row in rows], sizes)
         finder = ImageFinder([path.parent, path.parent.parent], self.images, coco=False)
         self.pictures.check(title, [(finder.find(r["file_name"]), s) for r, s in zip(rows, sizes, strict=True)])
+
+    def _vsr(self, path: Path) -> None:
+        bases = list(dict.fromkeys([self.root, path.parent, path.parent.parent, path.parent.parent.parent]))
+        check_vsr(path, self._title(path), self.report, ImageFinder(bases, self.images), self.pictures.read)
 
     # -- what is the same in all of them -----------------------------------------------------------------------------
 

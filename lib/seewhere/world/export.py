@@ -7,6 +7,7 @@ Layout of a build::
     annotations/instances_<split>.json             COCO; boxes xywh, masks as compressed RLE
     annotations/captions_<split>.json              COCO captions, which never tell place
     refer/<refcoco|refcoco+|refcocog|refcoco_long>/instances.json, refs(world).p, programs.json
+    vsr/<random|zeroshot>/<train|dev|test>.jsonl   spatial statements (see `statements_export`)
 
 Splits are train, val, test and novel; only the last shows novel categories. A build is put in place whole or not at
 all, and its bytes depend on the version, the cast and the preset only, not on how many processes made it.
@@ -31,6 +32,7 @@ from tqdm.auto import tqdm
 
 from seewhere import storage
 from seewhere.world import annotations as notes
+from seewhere.world import statements_export
 from seewhere.world.render import render
 from seewhere.world.scenes import SPLITS, WORLD_VERSION, sample_scene, scene_seed
 from seewhere.world.sprites import SpriteSet, load_sprites
@@ -92,9 +94,11 @@ def build(
     settings = {"version": WORLD_VERSION, "preset": preset, "scenes": asdict(scale), "sprites": sprites.fingerprint}
     if target.exists():
         _check_same(target, settings)
+        statements_export.ensure(target, asdict(scale), sprites, workers or _cores(), progress)
         return target
     with storage.atomic_directory(target) as folder:
         scenes = list(_compose(folder, scale, sprites, workers or _cores(), progress))
+        statements_export.ensure(folder, asdict(scale), sprites, workers or _cores(), progress)
         hashes = _write_annotations(folder, scenes, sprites)
         manifest = _manifest(settings, scenes, scale, hashes, sprites)
         storage.atomic_write_json(folder / "manifest.json", manifest)
