@@ -60,7 +60,7 @@ def test_unknown_preset_and_unknown_notebook_say_what_exists() -> None:
 def test_changes_are_typed() -> None:
     changed = presets.with_changes(presets.load("quick"), learning_rate=1, seeds=[3])
     assert changed.learning_rate == 1.0 and isinstance(changed.learning_rate, float)
-    assert changed.seeds == [3] and presets.load("quick").seeds == [0]
+    assert changed.seeds == [3] and presets.load("quick").seeds == [0, 1, 2]
     with pytest.raises(presets.PresetError, match=r"epochs: expected int like 1, got 'two'"):
         presets.with_changes(changed, epochs="two")
     with pytest.raises(presets.PresetError, match="no setting"):

@@ -41,6 +41,7 @@ __all__ = [
     "collate",
     "count_trainable",
     "last_whole_checkpoint",
+    "load_adapter_weights",
     "pack",
     "save_adapter",
     "train",
@@ -147,6 +148,26 @@ def save_adapter(model: Any, folder: str | Path, dtype: torch.dtype = torch.floa
         )
         (target / "adapter_model.safetensors").chmod((target / "adapter_config.json").stat().st_mode)
     return Path(folder)
+
+
+def load_adapter_weights(model: Any, folder: str | Path) -> None:
+    """Put the weights of a saved adapter into a peft model with the same LoRA settings.
+
+    Raises:
+        ValueError: if names or shapes differ.
+    """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    stored = load_file(Path(folder) / "adapter_model.safetensors")
+    wanted = {k: tuple(v.shape) for k, v in get_peft_model_state_dict(model, save_embedding_layers=False).items()}
+    if (found := {k: tuple(v.shape) for k, v in stored.items()}) != wanted:
+        odd = sorted(k for k in {*wanted, *found} if wanted.get(k) != found.get(k))
+        raise ValueError(
+            f"the adapter in {folder} does not fit: {len(odd)} of {len(wanted)} weights differ, first {odd[0]} "
+            f"(expected {wanted.get(odd[0])}, got {found.get(odd[0])}). Use the rank and layers it was made with."
+        )
+    set_peft_model_state_dict(model, stored)
 
 
 # -------------------------------------------------------------------------------------------------- training

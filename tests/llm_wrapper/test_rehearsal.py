@@ -7,7 +7,9 @@ from random import Random
 import numpy as np
 import pytest
 from seewhere import boxes
-from seewhere.llm_wrapper.rehearsal import imperfect_candidates, needs, rehearse
+from seewhere.llm_wrapper import prompts
+from seewhere.llm_wrapper.rehearsal import detector_lists, imperfect_candidates, needs, rehearse, two_detectors
+from seewhere.models.registry import load_grounder
 from seewhere.world.scenes import sample_scene
 from seewhere.world.sprites import SpriteSet, load_sprites
 
@@ -48,3 +50,33 @@ def test_needs_looks_inside_programs() -> None:
     inner = ("tint", "red", ("category", "dog"))
     assert needs(("and", ("rank", "left", 1, inner), ("category", "dog")), ["tint"])
     assert not needs(("rank", "left", 1, ("category", "tint")), ["hidden"])
+
+
+def test_two_detectors_list_names_both_and_points_at_the_nearest_box(sprites: SpriteSet) -> None:
+    scene = sample_scene(5, sprites, split="val")
+    joined, positions = two_detectors(scene, Random(0))
+    assert len(set(joined.data["source"])) == 2 and len(joined) > len(scene.objects)
+    truth = np.array([item.box for item in scene.objects])
+    for index, place in positions.items():
+        overlaps = boxes.iou(joined.xyxy, truth[index : index + 1])[:, 0]
+        assert overlaps[place] == overlaps.max() > 0.5
+
+
+def test_lists_grow_and_two_detectors_come_only_to_grown_ones(sprites: SpriteSet) -> None:
+    lists = list(rehearse(sprites, 40, two_sources=0.5, growing=True))
+    lengths = [prompts.count_candidates(found[0].prompt) for found in lists]
+    double = ["two detectors" in found[0].prompt for found in lists]
+    assert max(lengths[:4]) <= 6 and max(lengths[10:]) > 8, "four objects may be doubled, not more"
+    assert not any(double[:10]) and any(double[10:])
+
+
+def test_a_detectors_own_boxes_become_examples(sprites: SpriteSet) -> None:
+    lists = list(rehearse(sprites, 3, lists=detector_lists(load_grounder("micro"), sprites)))
+    for found in lists:
+        assert len({e.prompt.rsplit("\n", 1)[0] for e in found}) == 1
+        assert all(int(e.answer) < prompts.count_candidates(e.prompt) for e in found)
+
+
+def test_counting_candidates_needs_a_prompt_of_this_package() -> None:
+    with pytest.raises(ValueError, match="The image contains N boxes"):
+        prompts.count_candidates("hello")

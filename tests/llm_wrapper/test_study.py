@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from seewhere import results
+from seewhere.datasets import ReferringDataset
 from seewhere.llm_wrapper import experiments, study, verdicts
 from seewhere.llm_wrapper.wrapper import LLMWrapper
 from seewhere.models.candidates import empty_candidates, make_candidates
@@ -38,7 +39,7 @@ def made_study(count: int = 12) -> study.Study:
         for i in range(count)
     ]
     found = [make_candidates(boxes, ["dog"] * 3, None, detector="first", top=0) for _ in range(count)]
-    made = study.Study(_Data(), expressions, {"first": found, "second": found})  # type: ignore[arg-type]
+    made = study.Study(_Data(), expressions, [0] * count, {"first": found, "second": found})  # type: ignore[arg-type]
     for name in ("first", "second"):
         made.add(experiments.zero_shot(expressions, found, name))
     return made
@@ -54,7 +55,7 @@ def test_gain_of_an_oracle_is_what_the_detector_missed() -> None:
     interval = experiments.gain(made.table, "first + oracle", "first")
     assert interval.value == pytest.approx(100 * 2 / 3)
     assert interval.low > 0 and interval.n == 12
-    entries = verdicts.gains(made, ["first"], ["oracle"], "F6", "gain_p_at_1", ORIGIN)
+    entries = verdicts.gains([made], ["first"], ["oracle"], "F6", "gain_p_at_1", ORIGIN)
     assert results.validate(entries[0])["setting"] == {"detector": "first", "llm": "oracle", "data": "made"}
 
 
@@ -116,3 +117,48 @@ def test_groups_of_the_ablations() -> None:
     assert set(grouped["text length"]) == {"1-3"}
     assert set(grouped["number of candidates"]) == {"2-3"}
     assert set(grouped["same label"]) == {"3"}
+
+
+def drawable(pictures: int, each: int) -> ReferringDataset:
+    images = {i: ImageRecord(i, Path(f"{i}.png"), 100, 100) for i in range(pictures)}
+    region = {i: Region(i, i, (0.0, 0.0, 20.0, 20.0), "dog", 18, None) for i in images}
+    expressions = [
+        Expression(each * i + j, images[i], region[i], f"dog {j}", "test") for i in images for j in range(each)
+    ]
+    return ReferringDataset("made", "test", Path("."), images, region, expressions, {18: "dog"}, "hash")
+
+
+def test_seeds_draw_whole_pictures_and_never_the_same_one() -> None:
+    expressions, drawn_by = study.draw_expressions(drawable(30, 4), 10, [0, 1])
+    assert len(expressions) == 20 and drawn_by == [0] * 10 + [1] * 10
+    assert len({e.expression_id for e in expressions}) == 20
+    first = {e.image.image_id for e, seed in zip(expressions, drawn_by, strict=True) if seed == 0}
+    assert len(first) == 3, "two whole pictures of four and half of a third"
+    assert first.isdisjoint({e.image.image_id for e, seed in zip(expressions, drawn_by, strict=True) if seed == 1})
+    again, _ = study.draw_expressions(drawable(30, 4), 10, [0, 1])
+    assert [e.expression_id for e in again] == [e.expression_id for e in expressions]
+    everything, _ = study.draw_expressions(drawable(3, 4), 500, [0, 1])
+    assert len(everything) == 12
+
+
+def test_each_seed_is_answered_by_its_own_wrapper() -> None:
+    made = made_study(12)
+    made.drawn_by = [0, 1] * 6
+
+    class First(Oracle):
+        def choose(self, prompts: Sequence[list], options: Sequence[Sequence[str]]) -> list[np.ndarray]:
+            return [np.eye(len(o))[0] for o in options]
+
+    made.ask({0: LLMWrapper(Oracle()), 1: LLMWrapper(First())}, "first", "two")
+    rows = made.table[made.table.system == "first + two"]
+    assert list(rows.expression_id) == list(range(12))
+    assert list(rows["index"]) == [i % 3 if i % 2 == 0 else 0 for i in range(12)]
+
+
+def test_gains_of_two_data_sets_count_together_even_with_equal_ids() -> None:
+    made = [made_study(12), made_study(6)]
+    for item in made:
+        item.ask(LLMWrapper(Oracle()), "first", "oracle")
+    record = verdicts.gains(made, ["first"], ["oracle"], "F6", "gain_p_at_1", ORIGIN)[0]
+    assert record["n"] == 18 and record["setting"]["data"] == "made made"
+    assert record["value"] == pytest.approx(100 * 2 / 3)

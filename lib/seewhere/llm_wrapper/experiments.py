@@ -22,6 +22,7 @@ from seewhere.models.protocols import Grounder
 from seewhere.records import Expression
 
 NOTEBOOK = "02_llm_wrapper"
+ANNOTATIONS = "annotations"  # stands for a data set's own boxes in place of a detector
 WORD_BINS = [0, 3, 6, 10, 1000]
 WORD_NAMES = ["1-3", "4-6", "7-10", "11+"]
 CANDIDATE_BINS = [0, 1, 3, 5, 7, 1000]

@@ -8,6 +8,7 @@ number where "278.1" takes five.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -120,6 +121,18 @@ def prompt(
 ) -> str:
     """Return the whole user turn for one phrase and one candidate list."""
     return context(candidates, size, coordinates, scores) + "\n" + question(phrase)
+
+
+def count_candidates(text: str) -> int:
+    """Return the number of candidates that a user turn lists.
+
+    Raises:
+        ValueError: the text is not a user turn of `prompt`.
+    """
+    found = re.search(r"^The image contains (\d+) boxes", text, re.MULTILINE)
+    if found is None:
+        raise ValueError(f"expected a prompt with a line 'The image contains N boxes', got {text[:80]!r}")
+    return int(found.group(1))
 
 
 def messages(text: str) -> list[dict[str, str]]:

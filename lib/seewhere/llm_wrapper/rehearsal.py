@@ -8,7 +8,7 @@ boxes, moved a little, some missing, some doubled under another label, in random
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import Any
 
@@ -16,11 +16,16 @@ import numpy as np
 
 from seewhere import boxes
 from seewhere.llm_wrapper import prompts
-from seewhere.llm_wrapper.examples import Example
+from seewhere.llm_wrapper.examples import SMALLEST_IOU, Example, right_candidate
 from seewhere.models.candidates import Detections, make_candidates
+from seewhere.models.protocols import Grounder
 from seewhere.world.language import expressions
+from seewhere.world.render import render
 from seewhere.world.scenes import Scene, SceneSettings, sample_scene
 from seewhere.world.sprites import SpriteSet
+
+# A scene, and what random choices are drawn from -> candidates, and object index -> candidate index.
+CandidateList = Callable[[Scene, Random], tuple[Detections, dict[int, int]]]
 
 JITTER, MISSED, DOUBLED = 0.02, 0.03, 0.05
 # Names that a list of two detectors carries; a wrapper should not depend on one of them.
@@ -80,12 +85,28 @@ def two_detectors(scene: Scene, random: Random) -> tuple[Detections, dict[int, i
     return joined, {index: int(overlaps[:, index].argmax()) for index in sorted(found)}
 
 
+def detector_lists(grounder: Grounder, sprites: SpriteSet) -> CandidateList:
+    """Return a function that renders a scene and asks a detector about it, the paper's own way to training data.
+
+    An object's candidate is the one with the highest IoU, if that exceeds 0.5; the order is drawn anew for every scene.
+    """
+
+    def look(scene: Scene, random: Random) -> tuple[Detections, dict[int, int]]:
+        picture, _ = render(scene, sprites)
+        found = grounder.ground([picture], ["everything"])[0]
+        candidates = prompts.permute(found, random.sample(range(len(found)), len(found)))
+        best = {item.index: right_candidate(candidates, item.box) for item in scene.objects}
+        return candidates, {index: place for index, (place, overlap) in best.items() if overlap > SMALLEST_IOU}
+
+    return look
+
+
 def scene_examples(
     scene: Scene,
     random: Random,
     most: int = 10,
     coordinates: prompts.Coordinates = "percent",
-    two_sources: float = 0.0,
+    lists: CandidateList = imperfect_candidates,
 ) -> list[Example]:
     """Return up to `most` examples about one candidate list of a scene; objects alone in their category are rare.
 
@@ -94,10 +115,9 @@ def scene_examples(
         random: draws candidates and phrases.
         most: most examples.
         coordinates: see `prompts.format_box`.
-        two_sources: share of lists that join two detectors.
+        lists: makes the candidate list.
     """
-    both = two_sources > 0 and random.random() < two_sources
-    candidates, positions = (two_detectors if both else imperfect_candidates)(scene, random)
+    candidates, positions = lists(scene, random)
     if len(candidates) < 2:
         return []
     counts = Counter(item.category for item in scene.objects)
@@ -139,6 +159,7 @@ def rehearse(
     split: str = "train",
     two_sources: float = 0.0,
     growing: bool = False,
+    lists: CandidateList = imperfect_candidates,
 ) -> Iterator[list[Example]]:
     """Yield the examples of `count` scenes, one list a scene (all share one candidate list).
 
@@ -153,6 +174,7 @@ def rehearse(
         two_sources: share of lists that join two detectors; with `growing`, only once lists have grown.
         growing: start with short lists (see `GROWTH`): where a list is short a lucky guess is near, and telling boxes
             apart by their words is learnt before telling them apart by their numbers.
+        lists: makes the candidate lists of one detector.
     """
     made, number = 0, 1_000_000 + 100_000 * seed
     while made < count:
@@ -161,8 +183,9 @@ def rehearse(
         most_objects = next((n for share, n in GROWTH if growing and made < share * count), None)
         if most_objects is not None and len(scene.objects) > most_objects:
             continue
-        share = two_sources if most_objects is None else 0.0
-        found = scene_examples(scene, Random(number), most, coordinates, share)
+        random = Random(number)
+        both = most_objects is None and two_sources > 0 and random.random() < two_sources
+        found = scene_examples(scene, random, most, coordinates, two_detectors if both else lists)
         if found:
             made += 1
             yield found

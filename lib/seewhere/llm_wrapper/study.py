@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -20,13 +20,29 @@ from seewhere.models.registry import load_grounder
 from seewhere.records import Expression
 from seewhere.show import figures
 
-ANNOTATIONS = "annotations"
 
+def draw_expressions(dataset: ReferringDataset, count: int, seeds: Sequence[int]) -> tuple[list[Expression], list[int]]:
+    """Draw about `count` expressions for each seed: whole pictures in random order, all of a picture's expressions.
 
-def draw_expressions(dataset: ReferringDataset, count: int, seed: int) -> list[Expression]:
-    """Return `count` expressions of a data set (all, if it has fewer), drawn by the seed."""
-    chosen = Random(seed).sample(dataset.expressions, min(count, len(dataset.expressions)))
-    return sorted(chosen, key=lambda e: e.expression_id)
+    Questions about one picture share its candidate list, so they cost little more than one; intervals are therefore
+    drawn over pictures. No picture is drawn twice.
+
+    Returns:
+        (expressions, the seed that drew each). Fewer than asked for where the data set ends.
+    """
+    by_image: dict[int, list[Expression]] = {}
+    for expression in dataset.expressions:
+        by_image.setdefault(expression.image.image_id, []).append(expression)
+    left, chosen, drawn_by = sorted(by_image), list[Expression](), list[int]()
+    for seed in seeds:
+        Random(seed).shuffle(left)
+        start = len(chosen)
+        while left and len(chosen) - start < count:
+            found = by_image[left.pop()][: count - (len(chosen) - start)]
+            chosen += found
+            drawn_by += [seed] * len(found)
+        left.sort()
+    return chosen, drawn_by
 
 
 def annotated_candidates(dataset: ReferringDataset, expressions: Sequence[Expression]) -> list[Detections]:
@@ -41,7 +57,7 @@ def annotated_candidates(dataset: ReferringDataset, expressions: Sequence[Expres
         labels = [r.label for r in regions]
         sizes = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
         top = best_candidate(expression.text, labels, sizes)
-        found.append(make_candidates(boxes, labels, None, detector=ANNOTATIONS, top=top))
+        found.append(make_candidates(boxes, labels, None, detector=experiments.ANNOTATIONS, top=top))
     return found
 
 
@@ -52,26 +68,28 @@ class Study:
     Attributes:
         dataset: where the expressions are from.
         expressions: what is asked.
+        drawn_by: the seed that drew each expression.
         candidates: detector name -> candidate lists, one per expression.
         table: the predictions so far, one row per (expression, system).
     """
 
     dataset: ReferringDataset
     expressions: list[Expression]
+    drawn_by: list[int]
     candidates: dict[str, list[Detections]] = field(default_factory=dict)
     table: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @classmethod
-    def start(cls, dataset: ReferringDataset, count: int, seed: int, detectors: Sequence[str]) -> Study:
-        """Draw expressions and ask every detector; ``annotations`` stands for the data set's own boxes."""
-        study = cls(dataset, draw_expressions(dataset, count, seed))
+    def start(cls, dataset: ReferringDataset, count: int, seeds: Sequence[int], detectors: Sequence[str]) -> Study:
+        """Draw `count` expressions a seed and ask every detector; ``annotations`` are the data set's own boxes."""
+        study = cls(dataset, *draw_expressions(dataset, count, seeds))
         for name in tqdm(detectors, desc="detectors", leave=False):
-            if name == ANNOTATIONS:
+            if name == experiments.ANNOTATIONS:
                 study.candidates[name] = annotated_candidates(dataset, study.expressions)
             else:
                 study.candidates[name] = experiments.detect(load_grounder(name), study.expressions)
             study.add(experiments.zero_shot(study.expressions, study.candidates[name], name))
-            study.add(study.at_random(name, seed))
+            study.add(study.at_random(name, seeds[0]))
         return study
 
     def add(self, rows: pd.DataFrame) -> None:
@@ -85,16 +103,14 @@ class Study:
             for system, part in self.table.groupby("system", sort=False)
         }
 
-    def panels(self, detector: str, wrapper: LLMWrapper, count: int = 4) -> list[figures.PanelRow]:
-        """Lay out some expressions for which the detector and the wrapper disagree, for `figures.expression_panels`."""
-        answers = wrapper.answer(
-            [e.image.size for e in self.expressions], [e.text for e in self.expressions], self.candidates[detector]
-        )
+    def panels(self, detector: str, label: str, count: int = 4) -> list[figures.PanelRow]:
+        """Lay out some expressions for which the detector and a system asked before disagree."""
+        chosen = self.table[self.table.system == f"{detector} + {label}"]["index"]
         rows: list[figures.PanelRow] = []
-        for expression, found, answer in zip(self.expressions, self.candidates[detector], answers, strict=True):
+        for expression, found, index in zip(self.expressions, self.candidates[detector], chosen, strict=True):
             own = int(found.metadata.get("top", -1))
-            if own != answer.index and len(rows) < count:
-                choices = {"detector": own, "wrapper": answer.index}
+            if own != index and len(rows) < count:
+                choices = {"detector": own, "wrapper": int(index)}
                 rows.append(
                     figures.PanelRow(expression.image.open(), expression.text, found, expression.region.box, choices)
                 )
@@ -116,11 +132,21 @@ class Study:
             )
         return experiments.zero_shot(self.expressions, picked, f"{detector}, at random")
 
-    def ask(self, wrapper: LLMWrapper, detector: str, label: str, free: bool = False) -> str:
-        """Ask a wrapper about a detector's candidates; the system is called "detector + label" in the table."""
+    def ask(self, wrapper: LLMWrapper | Mapping[int, LLMWrapper], detector: str, label: str, free: bool = False) -> str:
+        """Ask a wrapper about a detector's candidates; the system is called "detector + label" in the table.
+
+        A mapping gives each seed's expressions to the wrapper that was trained with that seed.
+        """
         name = f"{detector} + {label}"
-        rows = experiments.wrapped(wrapper, self.expressions, self.candidates[detector], name, free)
-        self.add(rows.assign(detector=detector))
+        wrappers = wrapper if isinstance(wrapper, Mapping) else dict.fromkeys(self.drawn_by, wrapper)
+        parts: dict[int, tuple[LLMWrapper, list[int]]] = {}
+        for place, seed in enumerate(self.drawn_by):
+            parts.setdefault(id(wrappers[seed]), (wrappers[seed], []))[1].append(place)
+        rows = []
+        for one, places in parts.values():
+            asked = [self.expressions[i] for i in places], [self.candidates[detector][i] for i in places]
+            rows.append(experiments.wrapped(one, *asked, name, free).set_index(pd.Index(places)))
+        self.add(pd.concat(rows).sort_index().assign(detector=detector) if rows else pd.DataFrame())
         return name
 
     def join(self, first: str, second: str) -> str:

@@ -48,6 +48,7 @@ def fine_tune(
     row_tokens: int = 1024,
     evaluate: Callable[[HubLanguageModel], dict[str, float]] | None = None,
     evaluate_every: int = 0,
+    start: Path | None = None,
     progress: bool = True,
 ) -> tuple[HubLanguageModel, training.Trained]:
     """Fine-tune a language model on examples; a call that was killed goes on where it stopped.
@@ -60,19 +61,22 @@ def fine_tune(
         settings: optimiser settings; the paper's by default.
         row_tokens: longest packed row.
         evaluate: called with the model so far every `evaluate_every` steps; its numbers join the history.
+        start: an adapter of the same LoRA settings whose weights training starts from.
         progress: show a progress bar.
 
     Returns:
         (fine-tuned model, log).
 
     Raises:
-        ValueError: without examples.
+        ValueError: without examples, or if the weights of `start` do not fit.
     """
     if not examples:
         raise ValueError("no training examples: expected at least one sample with two candidates and IoU > 0.5")
     chosen = lora or LoraSettings()
     rows = training.pack(to_samples(language_model, examples), row_tokens)
     model: Any = training.add_lora(language_model.model, chosen.rank, chosen.alpha, chosen.dropout, chosen.targets)
+    if start is not None:
+        training.load_adapter_weights(model, start)
     tuned = HubLanguageModel(
         model, language_model.tokenizer, f"{language_model.name}+wrapper", language_model.batch_tokens, progress
     )

@@ -28,7 +28,7 @@ class Origin:
     weights: Mapping[str, str]
     training: str = ""
 
-    def record(self, interval: metrics.Interval, claim: str, metric: str, **setting: Any) -> results.Record:
+    def record(self, interval: metrics.Interval, claim: str | None, metric: str, **setting: Any) -> results.Record:
         """Return one record."""
         return experiments.gain_record(
             interval,
@@ -41,20 +41,37 @@ class Origin:
         )
 
 
-def gains(study: Study, detectors: Sequence[str], llms: Sequence[str], claim: str, metric: str, origin: Origin) -> list:
-    """Return the gain over the zero-shot detector, one record per detector x language model (F6, F8, F9)."""
+def gains(
+    studies: Sequence[Study],
+    detectors: Sequence[str],
+    llms: Sequence[str],
+    claim: str | None,
+    metric: str,
+    origin: Origin,
+) -> list:
+    """Return the gain over the zero-shot detector, one record per detector x language model (F6, F8, F9).
+
+    The expressions of all `studies` count together; two data sets over the same pictures are resampled together.
+    """
+    if not studies:
+        return []
+    table = pooled([study.table for study in studies])
+    about = {"data": " ".join(study.dataset.name for study in studies)}
     return [
         origin.record(
-            experiments.gain(study.table, f"{detector} + {llm}", detector),
-            claim,
-            metric,
-            detector=detector,
-            llm=llm,
-            data=study.dataset.name,
+            experiments.gain(table, f"{detector} + {llm}", detector), claim, metric, detector=detector, llm=llm, **about
         )
         for detector in detectors
         for llm in llms
     ]
+
+
+def pooled(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return the rows of several data sets as one table; expression ids are made distinct."""
+    named = [
+        table.assign(expression_id=str(i) + "/" + table.expression_id.astype(str)) for i, table in enumerate(tables)
+    ]
+    return pd.concat(named, ignore_index=True)
 
 
 def ensembling(study: Study, detectors: Sequence[str], llms: Sequence[str], joint: str, origin: Origin) -> list:
@@ -92,7 +109,7 @@ def difference(table: pd.DataFrame, first: pd.Series, second: pd.Series, seed: i
 
 def robustness(tables: Sequence[pd.DataFrame], detectors: Sequence[str], llms: Sequence[str], origin: Origin) -> list:
     """Return F10: the gain on long texts and among many candidates, and what candidates of one label cost."""
-    table, found = pd.concat(tables, ignore_index=True), []
+    table, found = pooled(tables), []
     for detector in detectors:
         for llm in llms:
             system = f"{detector} + {llm}"

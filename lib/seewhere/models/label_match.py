@@ -11,11 +11,13 @@ the last one is the thing ("orange cat", "bus driver").
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 
+from seewhere.models.place_words import place_order
 from seewhere.world.language import SYNONYMS, plural
 
 # Everyday words for COCO categories that the world's own language does not use but people writing about photographs do.
@@ -145,3 +147,39 @@ def best_candidate(
         return -1
     match = match_labels(phrase, labels, vocabulary)
     return int(np.lexsort((-np.arange(len(labels)), np.asarray(scores, dtype=np.float64), match))[-1])
+
+
+def best_placed_candidate(
+    phrase: str,
+    labels: Sequence[str],
+    scores: Sequence[float] | np.ndarray,
+    boxes: np.ndarray,
+    vocabulary: Sequence[str] = (),
+) -> int:
+    """Return the candidate of the best matching label that also fits the phrase's place words, see `place_words`.
+
+    As `best_candidate` where the phrase names a second object or no place, or the label occurs once.
+
+    Args:
+        phrase: a referring expression.
+        labels: N candidate labels.
+        scores: N detection scores.
+        boxes: (N, 4) pixels, xyxy.
+        vocabulary: further labels that the detector knows.
+    """
+    plain = best_candidate(phrase, labels, scores, vocabulary)
+    if plain < 0 or _named(phrase, {*labels, *vocabulary}) > 1:
+        return plain
+    alike = np.flatnonzero(np.array(labels) == labels[plain])
+    order = place_order(phrase, boxes[alike]) if len(alike) > 1 else None
+    return plain if order is None else int(alike[order[0]])
+
+
+def _named(phrase: str, labels: Iterable[str]) -> int:
+    """Count the runs of adjacent label mentions: the objects that a phrase speaks of."""
+    forms: dict[tuple[str, ...], set[str]] = {}
+    for label in labels:
+        for form in surface_forms(label):
+            forms.setdefault(form, set()).add(label)
+    mentions = _mentions(words_of(phrase), forms)
+    return len(mentions) - sum(a[1] == b[0] for a, b in pairwise(mentions))

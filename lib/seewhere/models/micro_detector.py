@@ -25,7 +25,7 @@ from transformers import ResNetBackbone, ResNetConfig
 
 from seewhere import boxes as frames
 from seewhere.models.candidates import Detections, make_candidates
-from seewhere.models.label_match import best_candidate
+from seewhere.models.label_match import best_candidate, best_placed_candidate
 from seewhere.models.micro_detector_heatmap import STRIDE, decode, suppress
 from seewhere.storage import hash_file, read_json
 
@@ -121,6 +121,7 @@ class MicroDetector:
         threshold: lowest score of a candidate.
         limit: most candidates per image.
         same, across: IoU limits of the suppression, see `suppress`.
+        places: read place words by rule when answering a phrase, see `place_words`.
     """
 
     scores = True
@@ -134,16 +135,18 @@ class MicroDetector:
         limit: int = 20,
         same: float = 0.55,
         across: float = 0.8,
+        places: bool = False,
     ) -> None:
         self.network = network.float().eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.categories = [(int(i), str(n)) for i, n in categories]
         self.name = name
         self.threshold, self.limit, self.same, self.across = threshold, limit, same, across
+        self.places = places
         self.weights_hash = ""
 
     @classmethod
     def load(cls, name_or_folder: str | Path = "micro", **overrides: Any) -> MicroDetector:
-        """Load a detector by name or folder; ``overrides`` replace ``threshold``, ``limit``, ``same``, ``across``.
+        """Load a detector by name or folder; ``overrides`` replace threshold, limit, same, across, places and name.
 
         Raises:
             FileNotFoundError: see `resolve_folder`.
@@ -159,8 +162,8 @@ class MicroDetector:
             network.load_state_dict(state)
         except RuntimeError as error:
             raise ValueError(f"{folder}: model.safetensors does not fit config.json: {error}") from error
-        options = {"threshold": config["threshold"], **overrides}
-        detector = cls(network, config["categories"], config["name"], **options)
+        options = {"name": config["name"], "threshold": config["threshold"], **overrides}
+        detector = cls(network, config["categories"], **options)
         detector.weights_hash = hash_file(folder / "model.safetensors")
         return detector
 
@@ -171,7 +174,9 @@ class MicroDetector:
 
     def with_threshold(self, threshold: float, limit: int) -> MicroDetector:
         """Return the same detector with another score threshold and candidate limit (the network is shared)."""
-        other = MicroDetector(self.network, self.categories, self.name, threshold, limit, self.same, self.across)
+        other = MicroDetector(
+            self.network, self.categories, self.name, threshold, limit, self.same, self.across, self.places
+        )
         other.weights_hash = self.weights_hash
         return other
 
@@ -229,7 +234,11 @@ class MicroDetector:
 
     def _answer(self, candidates: Detections, phrase: str) -> Detections:
         labels, scores = [str(label) for label in candidates.data["label"]], candidates.confidence
-        top = best_candidate(phrase, labels, scores if scores is not None else [], self.labels)
+        sure = scores if scores is not None else []
+        if self.places:
+            top = best_placed_candidate(phrase, labels, sure, candidates.xyxy, self.labels)
+        else:
+            top = best_candidate(phrase, labels, sure, self.labels)
         metadata = {**candidates.metadata, "top": top}
         return replace(candidates, data=dict(candidates.data), metadata=metadata)
 

@@ -36,9 +36,14 @@ def _micro_b(source: str | None, **options: Any) -> Grounder:
     return _micro(source or "micro-b", **options)
 
 
+def _micro_places(source: str | None, **options: Any) -> Grounder:
+    return _micro(source or "micro", **({"places": True, "name": "micro-places"} | options))
+
+
 NAMES: dict[str, Callable[..., Grounder]] = {
     "micro": _micro,
     "micro-b": _micro_b,
+    "micro-places": _micro_places,
     "grounding-dino": _grounding_dino,
     "gdrec": _grounding_dino_by_groups,
     "florence-2": _florence2,
@@ -52,7 +57,8 @@ def load_grounder(source: str | Path, **options: Any) -> Grounder:
     Args:
         source: one of
 
-            * a name: "micro", "micro-b" (shipped), "grounding-dino", "gdrec", "florence-2" (from the hub);
+            * a name: "micro", "micro-b" (shipped), "micro-places" ("micro" reading place words by rule),
+              "grounding-dino", "gdrec", "florence-2" (from the hub);
             * "name:folder or hub id": one of these names with other weights, "gdrec:IDEA-Research/grounding-dino-base";
             * an address "http://..." or "https://...", see :mod:`seewhere.models.api`;
             * a folder or hub id of a Grounding DINO or Florence-2 model, or a folder of a micro detector.
