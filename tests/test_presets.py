@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from seewhere import presets
 
-NOTEBOOKS = ("00_tour", "02_llm_wrapper")
+NOTEBOOKS = ("00_tour", "01_probing_resamplers", "02_llm_wrapper")
 
 
 @pytest.mark.parametrize("name", presets.NAMES)
