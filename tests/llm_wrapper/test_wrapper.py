@@ -100,3 +100,11 @@ def test_long_prompts_are_left_out() -> None:
 def test_an_iou_of_exactly_half_is_no_training_example() -> None:
     _, counts = examples.build_examples([SIZE], ["x"], [(0, 0, 10, 10)], [row(2)])
     assert counts["no candidate overlaps the target"] == 1
+
+
+def test_confidences_are_written_only_where_the_detector_gives_them() -> None:
+    sure = make_candidates([[0, 0, 9, 9], [5, 5, 20, 20]], ["dog", "cat"], [0.9, 0.25], "sure", 0)
+    silent = make_candidates([[0, 0, 9, 9], [5, 5, 20, 20]], ["dog", "cat"], None, "silent", 0)
+    asked = LLMWrapper(Scripted(), "percent", scores=True)
+    assert "score 0.25" in asked.prompt((20, 20), "dog", sure)
+    assert "score" not in asked.prompt((20, 20), "dog", silent)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from tqdm.auto import tqdm
 
 from seewhere import storage, training
@@ -15,7 +16,7 @@ from seewhere.llm_wrapper import prompts
 from seewhere.llm_wrapper.examples import Example
 from seewhere.llm_wrapper.rehearsal import detector_lists, imperfect_candidates, rehearse
 from seewhere.llm_wrapper.training import ATTENTION_AND_MLP, LoraSettings, fine_tune
-from seewhere.llm_wrapper.wrapper import WRAPPER_FILE
+from seewhere.llm_wrapper.wrapper import HISTORY_FILE, WRAPPER_FILE
 from seewhere.models.language_model import HubLanguageModel, load_language_model, quick_dtype
 from seewhere.models.registry import load_grounder
 from seewhere.world.sprites import load_sprites
@@ -94,6 +95,7 @@ def main(arguments: argparse.Namespace) -> int:
         "trained_on": [*before, {"boxes": arguments.detector or "scenes", "questions": len(examples)}],
     }
     storage.atomic_write_json(arguments.out / "adapter" / WRAPPER_FILE, about)
+    storage.atomic_write_text(arguments.out / "adapter" / HISTORY_FILE, thinned(trained.history).to_csv(index=False))
     print(f"{len(examples)} questions, {trained.steps} steps; the adapter is in {arguments.out / 'adapter'}")
     return 0
 
@@ -104,3 +106,11 @@ def share_right(model: HubLanguageModel, examples: Sequence[Example]) -> float:
     options = [[str(i) for i in range(prompts.count_candidates(e.prompt))] for e in examples]
     chosen = model.choose(turns, options)
     return float(np.mean([int(np.argmax(p)) == int(e.answer) for p, e in zip(chosen, examples, strict=True)]))
+
+
+def thinned(history: pd.DataFrame, every: int = 20) -> pd.DataFrame:
+    """Return a training's log small enough to ship: the loss as means over `every` steps, and every evaluation."""
+    block = (history.step - 1) // every
+    loss = history[history.loss.notna()].groupby(block).agg({"step": "max", "loss": "mean"}).round(4)
+    looks = history[["step", "validation_p_at_1"]].dropna().round(4)
+    return loss.merge(looks, on="step", how="outer")

@@ -22,7 +22,7 @@ from seewhere.llm_wrapper.examples import Example, build_examples
 from seewhere.llm_wrapper.rehearsal import rehearse
 from seewhere.llm_wrapper.study import annotated_candidates, draw_expressions
 from seewhere.llm_wrapper.training import ATTENTION_AND_MLP, LoraSettings, fine_tune
-from seewhere.llm_wrapper.wrapper import WRAPPER_FILE, LLMWrapper, shipped_adapter
+from seewhere.llm_wrapper.wrapper import HISTORY_FILE, WRAPPER_FILE, LLMWrapper, shipped_adapter
 from seewhere.models.language_model import HubLanguageModel, load_language_model, quick_dtype
 from seewhere.models.registry import load_grounder
 from seewhere.presets import Preset
@@ -30,7 +30,6 @@ from seewhere.world.sprites import load_sprites
 
 QUESTIONS_PER_SCENE = 8
 SCENES = "scenes"
-HISTORY_FILE = "history.csv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +91,7 @@ def examples_for(model: HubLanguageModel, settings: Preset, source: Source, seed
         [e.region.box for e in expressions],
         candidates,
         coordinates=settings.coordinates,
+        scores=settings.scores and all(found.confidence is not None for found in candidates),
         seed=seed,
         count_tokens=lambda text: len(model.prompt_tokens([[{"role": "user", "content": text}]])[0]),
     )
@@ -123,7 +123,9 @@ def train_here(language_model: str, settings: Preset, seed: int = 0, source: Sou
     with tempfile.TemporaryDirectory() as folder:
         tuned, trained = fine_tune(model, examples, Path(folder) / "here", lora, chosen, row_tokens=1100)
     origin = f"trained here on {len(examples)} questions about the boxes of {source.detector}"
-    return Tuned({seed: LLMWrapper(tuned, settings.coordinates)}, origin, trained.history, (source.detector,))
+    return Tuned(
+        {seed: LLMWrapper(tuned, settings.coordinates, settings.scores)}, origin, trained.history, (source.detector,)
+    )
 
 
 def _targets(settings: Preset) -> tuple[str, ...]:
@@ -136,7 +138,7 @@ def _loading(settings: Preset) -> dict[str, Any]:
 
 def untuned(language_model: str, settings: Preset) -> LLMWrapper:
     """Return the zero-shot wrapper: the language model as it comes."""
-    return LLMWrapper.load(language_model, None, settings.coordinates, **_loading(settings))
+    return LLMWrapper.load(language_model, None, settings.coordinates, settings.scores, **_loading(settings))
 
 
 def fine_tuned(
@@ -145,7 +147,9 @@ def fine_tuned(
     """Return the wrapper with its shipped adapter, or train one for every seed (see the module)."""
     folder = shipped_adapter(language_model)
     if settings.adapter == "shipped" and folder is not None:
-        wrapper = LLMWrapper.load(language_model, "shipped", settings.coordinates, **_loading(settings))
+        wrapper = LLMWrapper.load(
+            language_model, "shipped", settings.coordinates, settings.scores, **_loading(settings)
+        )
         log = folder / HISTORY_FILE
         about = storage.read_json(folder / WRAPPER_FILE)["trained_on"]
         origin = "shipped adapter, " + ", then ".join(f"{p['questions']} questions about {p['boxes']}" for p in about)

@@ -62,7 +62,7 @@ def parse_index(text: str, count: int) -> tuple[int, str]:
 
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
-WRAPPER_FILE = "wrapper.json"
+WRAPPER_FILE, HISTORY_FILE = "wrapper.json", "history.csv"
 
 
 def shipped_adapter(language_model: str) -> Path | None:
@@ -82,7 +82,8 @@ class LLMWrapper:
         Args:
             language_model: anything that answers `choose` (and `generate` for free answers).
             coordinates: how boxes are written, see `prompts.format_box`; the writing it was fine-tuned with.
-            scores: write each box's confidence into its bullet (the paper does so for Grounding DINO).
+            scores: write each box's confidence into its bullet where the detector gives one (the paper does so for
+                Grounding DINO).
         """
         if coordinates not in prompts.COORDINATES:
             raise ValueError(f"coordinates: expected one of {prompts.COORDINATES}, got {coordinates!r}")
@@ -94,6 +95,7 @@ class LLMWrapper:
         name: str,
         adapter: str | Path | None = "shipped",
         coordinates: prompts.Coordinates = "percent",
+        scores: bool = False,
         **settings: Any,
     ) -> Self:
         """Load a language model with an adapter.
@@ -102,7 +104,7 @@ class LLMWrapper:
             name: "smollm2", "micro", a hub id or folder, or an endpoint's address.
             adapter: a folder with a peft adapter; "shipped" for the one in the package, if there is one; None for the
                 zero-shot model.
-            coordinates: the writing, where ``wrapper.json`` beside the adapter does not name the one it learnt.
+            coordinates, scores: the writing, where ``wrapper.json`` beside the adapter does not name the one it learnt.
             **settings: passed on to `seewhere.models.language_model.load_language_model`.
         """
         folder = shipped_adapter(name) if adapter == "shipped" else adapter
@@ -114,7 +116,7 @@ class LLMWrapper:
         if folder is not None and (Path(folder) / WRAPPER_FILE).is_file():
             about = storage.read_json(Path(folder) / WRAPPER_FILE)
         model = load_language_model(name, folder, **settings)
-        return cls(model, about.get("coordinates", coordinates), bool(about.get("scores", False)))
+        return cls(model, about.get("coordinates", coordinates), bool(about.get("scores", scores)))
 
     @property
     def name(self) -> str:
@@ -123,7 +125,8 @@ class LLMWrapper:
 
     def prompt(self, size: tuple[int, int], phrase: str, candidates: Detections) -> str:
         """The user turn for one question; size is (width, height) of the image in pixels."""
-        return prompts.prompt(candidates, phrase, size, self.coordinates, self.scores)
+        written = self.scores and candidates.confidence is not None
+        return prompts.prompt(candidates, phrase, size, self.coordinates, written)
 
     def answer(
         self,
