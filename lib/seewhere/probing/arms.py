@@ -1,0 +1,100 @@
+"""Trained arms on disk: a probe, and the resampler's weights that were trained with it, small enough to ship.
+
+A folder holds ``model.safetensors`` (the probe, and in half precision the parameters of the resampler that training
+changed; what was frozen is not repeated) and ``arm.json`` (task, settings, scores, and the hash of the weights that
+training began from).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from seewhere import storage
+from seewhere.probing.heads import Probe
+from seewhere.probing.protocols import Resampler, TrainableResampler
+from seewhere.probing.training import Fitted
+
+WEIGHTS, ABOUT = "model.safetensors", "arm.json"
+
+
+def save_arm(
+    fitted: Fitted, folder: Path | str, model: Resampler, about: Mapping[str, Any], dtype: torch.dtype = torch.float16
+) -> Path:
+    """Write a trained arm, whole or not at all, replacing an earlier one.
+
+    Args:
+        fitted: what `training.fit` returned.
+        folder: where to.
+        model: the resampler that training began from.
+        about: task, data, scores and whatever else a reader should know.
+        dtype: number format of the resampler's weights.
+    """
+    tensors = {f"probe.{k}": v.cpu().contiguous() for k, v in fitted.probe.state_dict().items()}
+    for name, value in fitted.module.named_parameters():
+        if value.requires_grad:
+            tensors[f"module.{name}"] = value.detach().to("cpu", dtype).contiguous()
+    probe = {"outputs": fitted.probe.head.out_features, "inputs": fitted.probe.mean.numel()}
+    content = {
+        **about,
+        "resampler": model.name,
+        "started_from": model.weights_hash,
+        "settings": asdict(fitted.settings),
+        "probe": probe,
+        "validation_score": fitted.score,
+        "epoch": fitted.epoch,
+        "parameters": sum(v.numel() for v in tensors.values()),
+    }
+    target = Path(folder)
+    with storage.atomic_directory(target, overwrite=target.exists()) as work:
+        save_file(tensors, work / WEIGHTS, metadata={"format": "pt"})
+        (work / WEIGHTS).chmod(0o644)
+        storage.atomic_write_json(work / ABOUT, content)
+    return target
+
+
+def load_arm(folder: Path | str, model: Resampler) -> tuple[Probe, Resampler, dict[str, Any]]:
+    """Read a trained arm.
+
+    Args:
+        folder: see `save_arm`.
+        model: the resampler that it was trained from; it stays as it is.
+
+    Returns:
+        The probe, a copy of the resampler with the trained weights (the given one where it was frozen), and what
+        ``arm.json`` says.
+
+    Raises:
+        ValueError: the folder belongs to another resampler or other weights, or they do not fit.
+    """
+    place = Path(folder)
+    about = storage.read_json(place / ABOUT)
+    if about["started_from"] != model.weights_hash:
+        raise ValueError(
+            f"{place} was trained from {about['resampler']} {about['started_from'][:12]}, this is {model.name} "
+            f"{model.weights_hash[:12]}. Load the weights it belongs to, or train the arm again."
+        )
+    tensors = {k: v.float() if v.is_floating_point() else v for k, v in load_file(place / WEIGHTS).items()}
+    settings = about["settings"]
+    inputs, outputs = about["probe"]["inputs"], about["probe"]["outputs"]
+    probe = Probe((1, inputs), outputs, settings["layers"], settings["hidden"])
+    probe.load_state_dict({k.removeprefix("probe."): v for k, v in tensors.items() if k.startswith("probe.")})
+    trained = {k.removeprefix("module."): v for k, v in tensors.items() if k.startswith("module.")}
+    if not trained:
+        return probe.eval(), model, about
+    if not isinstance(model, TrainableResampler):
+        raise ValueError(f"{place} holds trained weights of a resampler, and {model.name} has no module to put them in")
+    own = copy.deepcopy(model)
+    unknown = own.module.load_state_dict(trained, strict=False).unexpected_keys
+    if unknown:
+        raise ValueError(f"{place}: {model.name} has no parameter {unknown[0]!r}. Is it another version's?")
+    own.module.eval()
+    # Its tokens are no longer those of the weights it started from: caches must not mix them up.
+    own.weights_hash = storage.hash_file(place / WEIGHTS)
+    return probe.eval(), own, about

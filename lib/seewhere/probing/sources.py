@@ -1,0 +1,62 @@
+"""Where a probe's tokens come from: the cache (frozen), or a resampler's forward pass (unfrozen)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from seewhere.probing.features import EncodedPictures, open_pictures
+from seewhere.probing.protocols import EncodedResampler, TrainableResampler
+from seewhere.probing.tasks import Example
+
+
+class FrozenTokens:
+    """Tokens that are there already: a `FeatureTable` of the cache, or an array (N, tokens, width)."""
+
+    def __init__(self, table: object, identity: str = "") -> None:
+        self.table, self.module = table, nn.Module()
+        key = getattr(table, "key", None)
+        self.identity = identity or (f"{key.weights} {key.data} {key.layer}" if key is not None else "")
+
+    def __len__(self) -> int:
+        return len(self.table)  # type: ignore[arg-type]
+
+    def tokens(self, rows: NDArray[np.int64], device: torch.device) -> Tensor:
+        """Return the tokens of some examples, (B, tokens, width) float32."""
+        found = self.table[rows]  # type: ignore[index]
+        return torch.from_numpy(np.asarray(found, dtype=np.float32)).to(device)
+
+
+class TrainedTokens:
+    """Tokens of a resampler that is trained along.
+
+    Args:
+        model: the resampler; its ``module`` is changed in place.
+        examples: of one split.
+        encoded: tokens of its frozen image encoder (see `features.cached_encodings`); None: pictures are opened and
+            run through the whole model at every look.
+    """
+
+    def __init__(
+        self, model: TrainableResampler, examples: Sequence[Example], encoded: EncodedPictures | None = None
+    ) -> None:
+        self.model, self.examples, self.encoded = model, list(examples), encoded
+        self.module = model.module
+        self.identity = model.weights_hash
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def tokens(self, rows: NDArray[np.int64], device: torch.device) -> Tensor:
+        """Return the last layer's tokens of some examples, with gradients where they are enabled."""
+        chosen = [self.examples[row] for row in rows]
+        texts = [example.text for example in chosen]
+        if self.encoded is not None:
+            assert isinstance(self.model, EncodedResampler)
+            encoded = torch.from_numpy(np.asarray(self.encoded[rows], dtype=np.float32)).to(device)
+            return self.model.forward_encoded(encoded, texts)
+        return self.model.forward(open_pictures(chosen), texts)

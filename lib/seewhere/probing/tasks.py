@@ -1,0 +1,218 @@
+"""The three tasks in one form: a picture, a text, and a box or a yes/no to be read from the tokens.
+
+``rec`` (referring boxes; explicit), ``vsr`` (spatial statements) and ``rcm`` (region cell matching; both implicit). A
+target box is (cx, cy, w, h) in shares of the picture's sides, which is the same before and after a squash; IoU is the
+same in shares and in pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from random import Random
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from seewhere import storage
+from seewhere.boxes import CELLS, cell_of, from_xyxy
+from seewhere.datasets import ReferringDataset, StatementSet, load, load_vsr
+from seewhere.datasets.coco import read_annotations
+from seewhere.datasets.refer import find_folder
+from seewhere.probing import rcm as region_cells
+from seewhere.records import DataError, Expression
+
+Kind = Literal["box", "binary"]
+TASKS: dict[str, Kind] = {"rec": "box", "vsr": "binary", "rcm": "binary"}
+SPLITS = ("train", "validation", "test")
+
+
+class Picture(Protocol):
+    """A picture on disk: ``ImageRecord`` and VSR's ``Statement`` are such."""
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+
+    def open(self) -> Image.Image:
+        """Read it as RGB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One question to a probe. `target` is (cx, cy, w, h) in 0..1, or (0.0,) or (1.0,); `meta` holds group columns."""
+
+    example_id: int
+    picture: Picture
+    image_id: str
+    text: str
+    target: tuple[float, ...]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task with its three splits. `source` names the data set."""
+
+    name: str
+    kind: Kind
+    source: str
+    splits: dict[str, list[Example]]
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that a probe puts out: 4 for a box, 1 for yes/no."""
+        return 4 if self.kind == "box" else 1
+
+    def targets(self, split: str) -> NDArray[np.float32]:
+        """Return the targets of a split, (N, outputs)."""
+        return np.array([e.target for e in self.splits[split]], dtype=np.float32).reshape(-1, self.outputs)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name} {len(examples)}" for name, examples in self.splits.items())
+        return f"Task({self.name} on {self.source}: {sizes})"
+
+
+# -- making them -------------------------------------------------------------------------------------------------------
+
+
+def load_task(
+    name: str,
+    root: Path | str,
+    data: str,
+    sizes: Mapping[str, int | None] | None = None,
+    seed: int = 0,
+    images: Path | str | None = None,
+) -> Task:
+    """Read a task from a data set on disk, the world's or a real one.
+
+    Args:
+        name: "rec", "vsr" or "rcm".
+        root: folder of the data set.
+        data: for rec and rcm a name of `seewhere.datasets.load` ("worldg", "refcocog"); for vsr a partition.
+        sizes: split -> most examples, drawn by the seed; missing or None: all.
+        seed: of the draws.
+        images: folder of the images, if they are not in a usual place.
+
+    Raises:
+        DataError: unknown task, or what the readers say.
+    """
+    if name not in TASKS:
+        raise DataError(f"unknown task {name!r}; expected one of {', '.join(TASKS)}.")
+    wanted = dict.fromkeys(SPLITS) | dict(sizes or {})
+    files = {"train": "train", "validation": "val", "test": "test"}
+    if name == "vsr":
+        sets = {split: load_vsr(data, files[split], root, images).on_disk() for split in SPLITS}
+        splits = {split: _draw(statement_examples(sets[split]), wanted[split], seed) for split in SPLITS}
+    else:
+        supers = super_categories(data, root)
+        read = {split: _on_disk(load(data, files[split], root, images=images)) for split in SPLITS}
+        if name == "rec":
+            splits = {s: _draw(box_examples(read[s].expressions, supers), wanted[s], seed) for s in SPLITS}
+        else:
+            splits = {s: cell_examples(read[s].expressions, supers, wanted[s], seed) for s in SPLITS}
+    for split, found in splits.items():
+        if not found:
+            raise DataError(f"{name} {data}: the split {split} has no example whose picture is on disk below {root}.")
+    return Task(name, TASKS[name], f"vsr-{data}" if name == "vsr" else data, splits)
+
+
+def _on_disk(dataset: ReferringDataset) -> ReferringDataset:
+    missing = {image.image_id for image in dataset.missing_images()}
+    return replace(dataset, expressions=[e for e in dataset.expressions if e.image.image_id not in missing])
+
+
+def _draw(examples: list[Example], size: int | None, seed: int) -> list[Example]:
+    if size is None or size >= len(examples):
+        return examples
+    return sorted(Random(seed).sample(examples, size), key=lambda e: e.example_id)
+
+
+def box_examples(expressions: Iterable[Expression], supers: Mapping[str, str] | None = None) -> list[Example]:
+    """Return referring expressions as questions for a box."""
+    return [
+        Example(e.expression_id, e.image, str(e.image.image_id), e.text, unit_box(e), region_columns(e, supers or {}))
+        for e in expressions
+    ]
+
+
+def cell_examples(
+    expressions: Iterable[Expression], supers: Mapping[str, str] | None = None, size: int | None = None, seed: int = 0
+) -> list[Example]:
+    """Return region cell matching built from expressions; `size` bounds the number of items, positive and negative."""
+    per_cell = None if size is None else max(size // (2 * len(CELLS)), 1)
+    examples = []
+    for item in region_cells.build(expressions, seed, per_cell):
+        columns = region_columns(item.expression, supers or {})
+        meta = {**columns, "claimed": CELLS[item.claimed], "expression_id": item.expression.expression_id}
+        image = item.expression.image
+        examples.append(Example(item.item_id, image, str(image.image_id), item.text, (float(item.label),), meta))
+    return examples
+
+
+def statement_examples(statements: StatementSet) -> list[Example]:
+    """Return spatial statements as yes/no questions."""
+    return [
+        Example(
+            s.statement_id,
+            s,
+            s.image,
+            s.text,
+            (float(s.label),),
+            {"relation": s.relation, "category": s.category, "words": len(s.text.split())},
+        )
+        for s in statements.statements
+    ]
+
+
+def unit_box(expression: Expression) -> tuple[float, ...]:
+    """Return an expression's box as (cx, cy, w, h) in 0..1 of the picture's sides."""
+    return tuple(from_xyxy(expression.region.box, "cxcywh_unit", expression.image.size)[0].tolist())
+
+
+def region_columns(expression: Expression, supers: Mapping[str, str]) -> dict[str, Any]:
+    """Return what analyses group by: label, super_category, cell, area (share of the picture), distance, words.
+
+    `distance` is that of the box's centre from the picture's centre, as a share of the half diagonal, both sides of
+    the picture counting as one.
+    """
+    cx, cy, width, height = unit_box(expression)
+    return {
+        "label": expression.region.label,
+        "super_category": supers.get(expression.region.label, ""),
+        "cell": CELLS[cell_of(expression.region.box, expression.image.size)],
+        "area": width * height,
+        "distance": math.hypot(cx - 0.5, cy - 0.5) / math.hypot(0.5, 0.5),
+        "words": len(expression.text.split()),
+    }
+
+
+def super_categories(data: str, root: Path | str) -> dict[str, str]:
+    """Return category -> super-category, as ``instances.json`` of a REFER data set tells; empty where it does not."""
+    path = find_folder(data, Path(root).expanduser()) / "instances.json"
+    content = read_annotations(path, ("categories",))
+    return {str(c["name"]): str(c["supercategory"]) for c in content["categories"] if c.get("supercategory")}
+
+
+# -- what a cache must know --------------------------------------------------------------------------------------------
+
+
+def data_hash(examples: Sequence[Example], hash_of: Callable[[Path], str] | None = None) -> str:
+    """Return a SHA-256 over the texts and the pictures' contents, in order: other data, another hash.
+
+    `hash_of` gives the hash of a picture's file; by default SHA-256 of its bytes.
+    """
+    read = hash_of or storage.hash_file
+    digest = hashlib.sha256()
+    seen: dict[Path, str] = {}
+    for example in examples:
+        path = example.picture.path
+        if path not in seen:
+            seen[path] = read(path)
+        digest.update(f"{seen[path]}\0{example.text}\0".encode())
+    return digest.hexdigest()

@@ -1,0 +1,162 @@
+"""What the probes say about the paper's claims F1-F5, as result records with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from seewhere import metrics, results
+from seewhere.probing import analysis
+
+NOTEBOOK = "01_probing_resamplers"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What every record of a run has in common."""
+
+    preset: str
+    seeds: tuple[int, ...]
+    weights: Mapping[str, str]
+
+    def record(self, interval: metrics.Interval, claim: str | None, metric: str, **setting: Any) -> results.Record:
+        """Return one record of this notebook."""
+        return results.record(
+            NOTEBOOK,
+            metric,
+            interval.value,
+            claim=claim,
+            setting=setting,
+            low=interval.low,
+            high=interval.high,
+            n=interval.n,
+            seeds=self.seeds,
+            preset=self.preset,
+            weights=self.weights,
+        )
+
+
+def _rows(table: pd.DataFrame, **columns: Any) -> pd.DataFrame:
+    """Rows of a predictions table with these values; ValueError where there are none."""
+    kept = table
+    for name, value in columns.items():
+        kept = kept[kept[name] == value]
+    if kept.empty:
+        wanted = ", ".join(f"{name}={value!r}" for name, value in columns.items())
+        raise ValueError(f"no rows with {wanted}; run that arm first")
+    return kept
+
+
+def gaps(table: pd.DataFrame, origin: Origin) -> list[results.Record]:
+    """Return F1: unfrozen minus frozen linear probe (points), one record per task x resampler with both arms.
+
+    Args:
+        table: test predictions of both arms, last layer, linear probes; several tasks, resamplers and seeds.
+        origin: of the run.
+    """
+    found = []
+    pairs = table[table.arm.isin(["frozen", "unfrozen"])][["task", "resampler"]].drop_duplicates()
+    for task, resampler in pairs.itertuples(index=False):
+        arms = {arm: table[_mask(table, task, resampler, arm)] for arm in ("unfrozen", "frozen")}
+        if not all(map(len, arms.values())):
+            continue
+        interval = analysis.gap(arms["unfrozen"], arms["frozen"])
+        shares = {f"{arm}_accuracy": round(100 * float(part.correct.mean()), 2) for arm, part in arms.items()}
+        found.append(origin.record(interval, "F1", "gap", task=task, resampler=resampler, **shares))
+    return found
+
+
+def _mask(table: pd.DataFrame, task: str, resampler: str, arm: str) -> pd.Series:
+    return (table.task == task) & (table.resampler == resampler) & (table.arm == arm) & (table.probe_layers == 1)
+
+
+def earlier_layers(table: pd.DataFrame, last: str, origin: Origin) -> list[results.Record]:
+    """Return F2: each earlier layer minus the last (points), frozen linear probes of one task and resampler."""
+    found = []
+    task, resampler = _only(table, "task"), _only(table, "resampler")
+    end = _rows(table, layer=last)
+    for layer in table.layer.unique():
+        if layer != last:
+            interval = analysis.gap(_rows(table, layer=layer), end)
+            about = {"task": task, "resampler": resampler, "layer": str(layer), "last": last}
+            found.append(origin.record(interval, "F2", "earlier_layer_gain", **about))
+    return found
+
+
+def bigger_probes(frozen: pd.DataFrame, unfrozen: pd.DataFrame, origin: Origin) -> list[results.Record]:
+    """Return F3: frozen tokens under a larger probe minus the unfrozen linear probe (points), per number of layers."""
+    found = []
+    task, resampler = _only(frozen, "task"), _only(frozen, "resampler")
+    linear = _rows(unfrozen, task=task, resampler=resampler, probe_layers=1)
+    for layers in sorted(frozen.probe_layers.unique()):
+        if layers > 1:
+            interval = analysis.gap(_rows(frozen, probe_layers=layers), linear)
+            about = {"task": task, "resampler": resampler, "probe_layers": int(layers)}
+            found.append(origin.record(interval, "F3", "bigger_probe_gap", **about))
+    return found
+
+
+def correlations(
+    table: pd.DataFrame, train_counts: Mapping[str, int], origin: Origin, fewest: int = 5
+) -> list[results.Record]:
+    """Return F4: Kendall's tau-b of super-category scores with area and distance, and (no claim) training examples.
+
+    `table` holds the box predictions of one resampler and arm; the p-value stands in the setting.
+    """
+    found = []
+    about = {name: _only(table, name) for name in ("task", "resampler", "arm")}
+    for column, metric, claim in (
+        ("area", "area_tau", "F4"),
+        ("distance", "distance_tau", "F4"),
+        ("train_count", "train_count_tau", None),
+    ):
+        tau = analysis.rank_correlation(table, column, train_counts, fewest=fewest)
+        setting = {**about, "p": round(tau.p, 4)}
+        found.append(origin.record(tau.interval(), claim, metric, **setting))
+    return found
+
+
+def relation_kinds(table: pd.DataFrame, origin: Origin) -> list[results.Record]:
+    """Return F5: accuracy on topological minus directional statements (points), frozen, per resampler."""
+    found = []
+    for resampler in table.resampler.unique():
+        part = _rows(table, task="vsr", resampler=resampler, arm="frozen")
+        interval = analysis.group_difference(part, "category", "Topological", "Directional")
+        found.append(
+            origin.record(interval, "F5", "topological_over_directional", task="vsr", resampler=str(resampler))
+        )
+    return found
+
+
+def over_controls(table: pd.DataFrame, controls: pd.DataFrame, origin: Origin) -> list[results.Record]:
+    """Return, without a claim, each frozen probe minus each control (points), per task x resampler."""
+    found = []
+    frozen = table[(table.arm == "frozen") & (table.probe_layers == 1)]
+    for (task, resampler), part in frozen.groupby(["task", "resampler"], sort=False):
+        for control in controls[controls.task == task].resampler.unique():
+            interval = analysis.over_constant(part, _rows(controls, task=task, resampler=control))
+            about = {"task": str(task), "resampler": str(resampler), "control": str(control)}
+            found.append(origin.record(interval, None, "over_control", **about))
+    return found
+
+
+def accuracies(table: pd.DataFrame, origin: Origin) -> list[results.Record]:
+    """Return, without a claim, the accuracy (percent) of every task x resampler x arm x probe size in a table."""
+    keys = ["task", "resampler", "arm", "layer", "probe_layers"]
+    found = []
+    for row in analysis.accuracy(table, keys).itertuples(index=False):
+        about: dict[str, Any] = {key: getattr(row, key) for key in keys}
+        about["probe_layers"] = int(about["probe_layers"])
+        interval = metrics.Interval(row.value, row.low, row.high, row.n)
+        found.append(origin.record(interval, None, "accuracy", **about))
+    return found
+
+
+def _only(table: pd.DataFrame, column: str) -> str:
+    values: Sequence[Any] = table[column].unique().tolist()
+    if len(values) != 1:
+        raise ValueError(f"expected predictions of one {column}; got {values}")
+    return str(values[0])
