@@ -42,7 +42,12 @@ COMMANDS: dict[str, Command] = {
     "train": Command(
         "train a micro model or an adapter",
         ("seewhere.models.micro_detector_commands",),
-        inner=("seewhere.models.micro_language_training", "seewhere.llm_wrapper.commands"),
+        inner=(
+            "seewhere.models.micro_language_training",
+            "seewhere.models.micro_clip_training",
+            "seewhere.models.micro_qformer_commands",
+            "seewhere.llm_wrapper.commands",
+        ),
     ),
     "evaluate": Command("score a model", ("seewhere.models.micro_detector_commands",)),
     "refresh": Command("execute the notebooks, write outputs and numbers back", ("seewhere.refresh",)),

@@ -1,0 +1,227 @@
+"""Training of micro-CLIP on pictures of the world and captions that tell no place: ``seewhere train clip``.
+
+Every caption that is trained on names all objects with their numbers, most name backgrounds and colours too: what
+contrastive training can learn is bounded by what tells two captions of a batch apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+
+from seewhere import storage
+from seewhere.models import position_probe
+from seewhere.models.micro_clip import (
+    MicroClip,
+    build_model,
+    contrastive_loss,
+    retrieval_recall,
+    zero_shot_scores,
+)
+from seewhere.models.micro_text import world_tokenizer
+from seewhere.models.stepwise import OPTIMIZERS, StepwiseTraining, optimizers_for
+from seewhere.models.world_pairs import WorldPairs, full_caption, load_pairs, pixels_of, rows_of_step, some_caption
+from seewhere.world.sprites import load_sprites
+
+FIRST_SCENE = 7_000_000
+"""Number of the first training scene: far from the scenes of the world's data sets, of probes and of detectors."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClipSettings:
+    """A recipe.
+
+    Attributes:
+        steps, batch: number of steps, and pairs in each; more pairs in a batch tell captions apart more finely.
+        scenes: number of training scenes; seen mirrored half of the time.
+        bf16: mixed precision, about twice as fast on processors with AVX512-BF16.
+        colour_jitter: of brightness and of each channel.
+    """
+
+    steps: int = 4000
+    batch: int = 256
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.1
+    optimizer: str = "muon"
+    scenes: int = 40_000
+    seed: int = 0
+    bf16: bool = False
+    colour_jitter: float = 0.05
+    side: int = 128
+    patch: int = 16
+    width: int = 192
+    layers: int = 4
+    text_layers: int = 2
+    position_scale: float = 0.5
+
+
+class ClipTraining(StepwiseTraining):
+    """One run of training.
+
+    Args:
+        settings: the recipe.
+        folder: where checkpoint and log live.
+        pairs: what it trains on; composed or read from the cache when None.
+    """
+
+    name = "micro-clip"
+
+    def __init__(self, settings: ClipSettings, folder: Path, pairs: WorldPairs | None = None) -> None:
+        self.pairs = pairs or load_pairs(FIRST_SCENE, settings.scenes, settings.side)
+        tokenizer = world_tokenizer()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            model = build_model(
+                len(tokenizer),
+                settings.side,
+                settings.patch,
+                settings.width,
+                settings.layers,
+                settings.text_layers,
+                settings.width,
+                settings.position_scale,
+            )
+        self.clip = MicroClip(model, tokenizer)
+        optimizers = optimizers_for(model, settings.learning_rate, settings.weight_decay, settings.optimizer)
+        super().__init__(settings, folder, model, optimizers)
+
+    def batch_of(self, step: int) -> tuple[torch.Tensor, list[str]]:
+        """Return the pictures (B, 3, S, S) and captions of a step; a function of the step."""
+        settings = self.settings
+        rows = rows_of_step(len(self.pairs), settings.batch, settings.seed, step)
+        random = np.random.default_rng([settings.seed, 1, step])
+        pixels = pixels_of(self.pairs.images[np.sort(rows)], random.random(len(rows)) < 0.5)
+        jitter = settings.colour_jitter
+        gain = np.exp(random.uniform(-jitter, jitter, (len(rows), 3, 1, 1))).astype(np.float32)
+        texts = [some_caption(self.pairs.scenes[i], Random(f"{settings.seed} {step} {i}")) for i in np.sort(rows)]
+        return torch.from_numpy((pixels + 1) * gain - 1), texts
+
+    def losses(self) -> tuple[torch.Tensor, dict[str, float]]:
+        """Return the contrastive loss of the current step."""
+        pixels, texts = self.batch_of(self.step)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.bf16):
+            images, sentences = self.clip.embed_pixels(pixels), self.clip.embed_texts(texts)
+        right = (images @ sentences.T).argmax(1) == torch.arange(len(texts))
+        loss = contrastive_loss(images, sentences, self.clip.model.logit_scale.exp())
+        return loss, {"in_batch": float(right.float().mean())}
+
+    def after_update(self) -> None:
+        """Keep the temperature from running away: a scale of at most 100, as in CLIP."""
+        with torch.no_grad():
+            self.clip.model.logit_scale.clamp_(0, math.log(100))
+
+
+def score(clip: MicroClip, scenes: int = 1000, probe_scenes: int = 8000, progress: bool = True) -> dict[str, Any]:
+    """Return the scores of a card: retrieval among validation scenes, zero-shot by category, cells by linear probes."""
+    names = [c.name for c in load_sprites().coco]
+    test = load_pairs(0, scenes, clip.side, "val", progress)
+    train = load_pairs(FIRST_SCENE - probe_scenes, probe_scenes, clip.side, "train", progress)
+    texts = [full_caption(scene, Random(i)) for i, scene in enumerate(test.scenes)]
+    present = [{o.category for o in scene.objects} for scene in test.scenes]
+    return {
+        "retrieval_at_1": retrieval_recall(clip, test.images, texts),
+        "retrieval_scenes": scenes,
+        "zero_shot": zero_shot_scores(clip, test.images, present, names),
+        "cell": {
+            readout: position_probe.cell_accuracy(clip, train, test, names, readout, progress=progress).as_dict()
+            for readout in position_probe.READOUTS
+        },
+    }
+
+
+def write(training: ClipTraining, folder: Path, scores: dict[str, Any]) -> None:
+    """Write the trained model, its scores and its card as one folder."""
+    with storage.atomic_directory(folder, overwrite=True) as partial:
+        training.clip.write(partial)
+        storage.atomic_write_json(partial / "training.json", {"settings": training.described(), "scores": scores})
+        weights = partial / "model.safetensors"
+        card = card_text(training, scores, weights.stat().st_size / 1e6, storage.hash_file(weights))
+        (partial / "README.md").write_text(card, encoding="utf-8")
+
+
+def card_text(training: ClipTraining, scores: dict[str, Any], megabytes: float, digest: str) -> str:
+    """Return the card of a trained micro-CLIP."""
+    settings, defaults = asdict(training.settings), asdict(ClipSettings())
+    names = ("steps", "seed", "bf16", "batch", "learning_rate", "scenes", "optimizer", "layers", "width", "side")
+    command = "seewhere train clip --out FOLDER" + command_flags(settings, defaults, names, ("steps", "seed"))
+    parameters = sum(p.numel() for p in training.module.parameters())
+    last = FIRST_SCENE + settings["scenes"] - 1
+    zero = scores["zero_shot"]
+    worst = sorted(zero, key=lambda name: zero[name])[:5]
+    cell = scores["cell"]
+    rows = "\n".join(f"| {name} | {value:.3f} |" for name, value in sorted(zero.items()))
+    return f"""# micro-clip
+
+A small image and a small text tower trained contrastively from scratch on the embedded world
+(`seewhere.models.micro_clip`): the frozen eye of the micro resamplers.
+
+| | |
+| --- | --- |
+| make it again | `{command}` |
+| network | transformers' CLIPModel, {settings["layers"]} + {settings["text_layers"]} layers, \
+width {settings["width"]}, \
+patches of {settings["patch"]} in {settings["side"]} px, fixed sine-cosine positions; {parameters:,} parameters |
+| data | {settings["scenes"]:,} scenes of the train split, numbers {FIRST_SCENE}-{last}; captions tell no place |
+| objective | contrastive (Radford et al. 2021), {settings["steps"]:,} steps of {settings["batch"]} pairs |
+| image-to-text R@1 | {scores["retrieval_at_1"]:.3f} of {scores["retrieval_scenes"]:,} unseen scenes (val split) |
+| zero-shot presence | mean area under the ROC {np.mean(list(zero.values())):.3f}; weakest: {", ".join(worst)} |
+| cell of a named object, one attention head | {cell["attention"]["accuracy"]:.3f} \
+({cell["attention"]["away_from_lines"]:.3f} away from lines; commonest cell {cell["attention"]["majority"]:.3f}) |
+| cell of a named object, evidence by patch | {cell["linear"]["accuracy"]:.3f} \
+({cell["linear"]["away_from_lines"]:.3f} away from lines) |
+| size | {megabytes:.1f} MB, fp16 |
+| sha256 of model.safetensors | `{digest}` |
+
+The sprites it was trained on are Twemoji (CC-BY 4.0).
+
+## Zero-shot presence by category
+
+| category | area under the ROC |
+| --- | --- |
+{rows}
+"""
+
+
+def command_flags(
+    settings: dict[str, Any], defaults: dict[str, Any], names: tuple[str, ...], always: tuple[str, ...] = ()
+) -> str:
+    """Return the flags that make a command use ``settings``, beginning with a space; defaults are left out."""
+    text = ""
+    for name in names:
+        if settings[name] != defaults[name] or name in always:
+            flag = f" --{name.replace('_', '-')}"
+            text += flag if settings[name] is True else f"{flag} {settings[name]}"
+    return text
+
+
+def register(subparsers: Any) -> None:
+    """Add ``seewhere train clip``."""
+    defaults = ClipSettings()
+    parser = subparsers.add_parser("clip", help="train micro-CLIP on pictures of the world and their captions")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, log and model/")
+    for name in ("steps", "batch", "scenes", "seed", "layers", "width", "side"):
+        parser.add_argument(f"--{name}", type=int, default=getattr(defaults, name), help="default: %(default)s")
+    parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate, help="default: %(default)s")
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default=defaults.optimizer, help="default: %(default)s")
+    parser.add_argument("--bf16", action="store_true", help="mixed precision: twice as fast on recent processors")
+    parser.set_defaults(handler=main)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Train, score and write the model; the same call again goes on where it stopped."""
+    chosen = {k: v for k, v in vars(arguments).items() if k in ClipSettings.__dataclass_fields__}
+    training = ClipTraining(ClipSettings(**chosen), arguments.out)
+    training.run()
+    training.clip.eval()
+    scores = score(training.clip)
+    write(training, arguments.out / "model", scores)
+    print(f"R@1 {scores['retrieval_at_1']:.3f}, cell {scores['cell']['attention']['accuracy']:.3f}")
+    print(f"the model is in {arguments.out / 'model'}")
+    return 0

@@ -1,0 +1,211 @@
+"""``seewhere train qformer``: train a micro resampler, score it on unseen scenes, and write its folder with a card."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from seewhere import storage
+from seewhere.models import micro_qformer_data as data
+from seewhere.models.micro_clip import MicroClip
+from seewhere.models.micro_clip_training import FIRST_SCENE, command_flags
+from seewhere.models.micro_qformer import MicroBlip2, TextBatch, similarities
+from seewhere.models.micro_qformer_training import (
+    KINDS,
+    LanguageTraining,
+    ResamplerSettings,
+    StageOneTraining,
+    make_training,
+)
+from seewhere.models.micro_resamplers import ThroughLanguage
+from seewhere.models.resamplers import load_blip2_module, matches, write_micro
+from seewhere.models.stepwise import OPTIMIZERS
+from seewhere.models.world_pairs import TWISTS, full_caption, twist
+
+Scores = dict[str, Any]
+
+
+@torch.no_grad()
+def matching_scores(training: StageOneTraining | LanguageTraining, seen: data.SeenScenes, seed: int = 0) -> Scores:
+    """Return how well true statements are told from twisted ones: accuracy (0..1), by twist, and blind.
+
+    Blind means with another scene's image: what the words alone give away. Each scene gives a true and a false
+    statement, so chance is 0.5.
+    """
+    made = [twist(scene, Random(f"{seed} {i}")) for i, scene in enumerate(seen.scenes)]
+    right, blind = [], []
+    for start in tqdm(range(0, len(seen), 128), desc="matching", leave=False):
+        rows = slice(start, min(start + 128, len(seen)))
+        tokens = seen.image_tokens(rows)
+        for statements, truth in (([t.true for t in made[rows]], True), ([t.false for t in made[rows]], False)):
+            right.append((_match(training, tokens, statements) > 0.5) == truth)
+            blind.append((_match(training, tokens.roll(1, 0), statements) > 0.5) == truth)
+    kinds = [t.kind for start in range(0, len(seen), 128) for _ in (0, 1) for t in made[start : start + 128]]
+    hits, guesses = torch.cat(right).float().numpy(), torch.cat(blind).float().numpy()
+    by_twist = {k: float(hits[np.array(kinds) == k].mean()) for k in TWISTS if k in kinds}
+    return {
+        "accuracy": float(hits.mean()),
+        "by_twist": by_twist,
+        "blind": float(guesses.mean()),
+        "statements": len(hits),
+    }
+
+
+def _match(training: StageOneTraining | LanguageTraining, tokens: Tensor, statements: list[str]) -> Tensor:
+    if isinstance(training, StageOneTraining):
+        return matches(training.blip2, tokens, statements, training.clip, None, None)
+    return matches(training.through.resampler, tokens, statements, training.clip, training.through, training.reader)
+
+
+@torch.no_grad()
+def contrast_recall(model: MicroBlip2, clip: MicroClip, seen: data.SeenScenes) -> float:
+    """Return image-to-text R@1 (0..1) of the Q-Former's contrast among the full captions of some scenes."""
+    captions = [full_caption(scene, Random(i)) for i, scene in enumerate(seen.scenes)]
+    parts, texts = [], []
+    for start in range(0, len(seen), 250):
+        rows = slice(start, min(start + 250, len(seen)))
+        read: TextBatch = data.read(clip.tokenizer, captions[rows])
+        (states,) = model.states(seen.image_tokens(rows), read.ids[:, :1], read.mask[:, :1], "contrast")
+        parts.append(model.embed_queries(states))
+        texts.append(model.embed_texts(read.ids, read.mask))
+    nearest = similarities(torch.cat(parts), torch.cat(texts)).argmax(dim=1).tolist()
+    return float(np.mean([captions[k] == text for k, text in zip(nearest, captions, strict=True)]))
+
+
+@torch.no_grad()
+def answer_scores(training: LanguageTraining, seen: data.SeenScenes, seed: int = 0) -> dict[str, float]:
+    """Return the share (0..1) of short answers that are right word for word, by the first two words of the question."""
+    asked = data.questions_about(seen.scenes, Random(f"answers {seed}"))
+    kept = np.array([i for i, (_, answer) in enumerate(asked) if len(answer.split()) == 1])
+    hits: dict[str, list[bool]] = {}
+    for rows in np.split(kept, range(128, len(kept), 128)):
+        questions = [asked[i] for i in rows]
+        texts = data.read(training.clip.tokenizer, [q for q, _ in questions])
+        answers = training.reader.batch(questions)
+        _, right = training.through.answer_losses(seen.image_tokens(rows), texts.ids, texts.mask, answers)
+        for (question, _), hit in zip(questions, right.tolist(), strict=True):
+            hits.setdefault(" ".join(question.split()[:2]), []).append(hit)
+    return {
+        "all": float(np.mean([h for part in hits.values() for h in part])),
+        **{k: float(np.mean(v)) for k, v in sorted(hits.items())},
+    }
+
+
+def score(training: StageOneTraining | LanguageTraining, scenes: int = 1000, progress: bool = True) -> Scores:
+    """Return the scores of a card, on the first scenes of the validation split."""
+    training.module.eval()
+    seen = data.SeenScenes(training.clip, 0, scenes, "val", progress)
+    found: Scores = {"scenes": scenes, "matching": matching_scores(training, seen)}
+    if isinstance(training, StageOneTraining):
+        found["retrieval_at_1"] = contrast_recall(training.blip2, training.clip, seen)
+    else:
+        found["answers"] = answer_scores(training, seen)
+    training.module.train()
+    return found
+
+
+def write(training: StageOneTraining | LanguageTraining, folder: Path, scores: Scores) -> None:
+    """Write the trained resampler, its scores and its card as one folder."""
+    settings: ResamplerSettings = training.settings
+    module: MicroBlip2 | ThroughLanguage
+    module = training.blip2 if isinstance(training, StageOneTraining) else training.through
+    with storage.atomic_directory(folder, overwrite=True) as partial:
+        write_micro(partial, settings.kind, module, training.clip, settings.clip, settings.language)
+        storage.atomic_write_json(partial / "training.json", {"settings": training.described(), "scores": scores})
+        weights = partial / "model.safetensors"
+        size = sum(p.stat().st_size for p in partial.rglob("*.safetensors")) / 1e6
+        card = card_text(settings, scores, size, storage.hash_file(weights))
+        (partial / "README.md").write_text(card, encoding="utf-8")
+
+
+_ABOUT = {
+    "blip2": (
+        "A small Q-Former on the frozen micro-CLIP (`seewhere.models.micro_qformer`).",
+        "stage 1 of BLIP-2: contrast, matching (twisted and hard negatives), image-grounded generation; "
+        "a share of text alone",
+    ),
+    "instruct": (
+        "A small instruction-aware Q-Former on the frozen micro-CLIP (`seewhere.models.micro_resamplers`).",
+        "InstructBLIP's: from micro-BLIP-2, the answers' loss through a causal language model",
+    ),
+    "perceiver": (
+        "A small Perceiver resampler on the frozen micro-CLIP (`seewhere.models.micro_resamplers`); it sees no text.",
+        "the answers' loss through a causal language model",
+    ),
+}
+
+
+def card_text(settings: ResamplerSettings, scores: Scores, megabytes: float, digest: str) -> str:
+    """Return the card of a trained micro resampler."""
+    about, objective = _ABOUT[settings.kind]
+    names = ("steps", "seed", "bf16", "batch", "learning_rate", "scenes", "clip", "start", "language", "optimizer",
+             "layers", "width", "queries")  # fmt: skip
+    flags = command_flags(asdict(settings), asdict(ResamplerSettings()), names, ("steps", "seed"))
+    matching = scores["matching"]
+    twists = ", ".join(f"{name} {value:.3f}" for name, value in matching["by_twist"].items())
+    if "retrieval_at_1" in scores:
+        own = (
+            f"| image-to-text R@1 of contrast | {scores['retrieval_at_1']:.3f} of {scores['scenes']:,} unseen scenes |"
+        )
+    else:
+        answers = ", ".join(f"{name} {value:.3f}" for name, value in scores["answers"].items())
+        own = f"| short answers right | {answers} |"
+    last = FIRST_SCENE + settings.scenes - 1
+    return f"""# micro-{settings.kind}
+
+{about}
+
+| | |
+| --- | --- |
+| make it again | `seewhere train qformer --kind {settings.kind} --out FOLDER{flags}` |
+| shape | {settings.layers} layers, width {settings.width}, {settings.queries} queries |
+| data | {settings.scenes:,} scenes of the train split, numbers {FIRST_SCENE}-{last}; no sentence tells a place |
+| objective | {objective} |
+| steps | {settings.steps:,} of {settings.batch} images |
+| true or twisted statement | {matching["accuracy"]:.3f} of {matching["statements"]:,} on unseen scenes \
+(chance 0.5; with another scene's image {matching["blind"]:.3f}) |
+| by what was twisted | {twists} |
+{own}
+| size | {megabytes:.1f} MB, fp16 |
+| sha256 of model.safetensors | `{digest}` |
+
+The sprites it was trained on are Twemoji (CC-BY 4.0).
+"""
+
+
+def register(subparsers: Any) -> None:
+    """Add ``seewhere train qformer``."""
+    defaults = ResamplerSettings()
+    parser = subparsers.add_parser("qformer", help="train a micro resampler on the frozen micro-CLIP")
+    parser.add_argument("--kind", choices=KINDS, required=True, help="which resampler, and by which objectives")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, log and model/")
+    parser.add_argument("--clip", default=defaults.clip, help="name or folder of the micro-CLIP (default: %(default)s)")
+    parser.add_argument("--start", default=defaults.start, help="instruct: the micro-BLIP-2 to start from")
+    parser.add_argument("--language", default="", help="instruct, perceiver: folder or hub id of a causal language "
+                        "model, kept frozen (default: a new small Llama that learns along)")  # fmt: skip
+    for name in ("steps", "batch", "scenes", "seed", "layers", "width", "queries"):
+        parser.add_argument(f"--{name}", type=int, default=getattr(defaults, name), help="default: %(default)s")
+    parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate, help="default: %(default)s")
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default=defaults.optimizer, help="default: %(default)s")
+    parser.add_argument("--bf16", action="store_true", help="mixed precision: twice as fast on recent processors")
+    parser.set_defaults(handler=main)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Train, score and write a resampler; the same call again goes on where it stopped."""
+    chosen = {k: v for k, v in vars(arguments).items() if k in ResamplerSettings.__dataclass_fields__}
+    training = make_training(ResamplerSettings(**chosen), arguments.out, load_blip2_module)
+    training.run()
+    scores = score(training)
+    write(training, arguments.out / "model", scores)
+    print(f"matching {scores['matching']['accuracy']:.3f} (blind {scores['matching']['blind']:.3f})")
+    print(f"the model is in {arguments.out / 'model'}")
+    return 0

@@ -1,0 +1,292 @@
+"""The Q-Former's three masks, its objectives, and its training: who sees what, and that it can learn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from seewhere.models import micro_qformer as qformer
+from seewhere.models import micro_qformer_data as data
+from seewhere.models import micro_qformer_training as training
+from seewhere.models.micro_clip import MicroClip, build_model
+from seewhere.models.micro_qformer import MicroBlip2, QFormerSettings, TextBatch
+from seewhere.models.micro_resamplers import IGNORED, MicroInstruct, MicroPerceiver, ThroughLanguage, instruction_batch
+from seewhere.models.micro_text import CLS_ID, SEP_ID, world_tokenizer
+from seewhere.models.resamplers import load_blip2_module
+from seewhere.models.world_pairs import load_pairs
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+SHAPE = QFormerSettings(vocabulary=50, sees=24, width=32, layers=2, heads=2, queries=3, projection=16)
+TINY = training.ResamplerSettings(steps=6, batch=8, scenes=16, layers=1, width=32, queries=4, learning_rate=3e-3)
+
+
+def blip2(**changes: int) -> MicroBlip2:
+    torch.manual_seed(0)
+    return MicroBlip2(replace(SHAPE, **changes)).eval()
+
+
+def texts(count: int = 2, length: int = 6, seed: int = 0) -> TextBatch:
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(6, 50, (count, length), generator=generator)
+    ids[:, 0] = CLS_ID
+    return TextBatch(ids, torch.ones_like(ids))
+
+
+def image_tokens(count: int = 2, seed: int = 1) -> torch.Tensor:
+    return torch.randn(count, 5, SHAPE.sees, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def eye(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, data.SeenScenes]]:
+    """A written tiny micro-CLIP, and what it sees of 16 scenes."""
+    home = tmp_path_factory.mktemp("home")
+    torch.manual_seed(0)
+    tokenizer = world_tokenizer()
+    folder = home / "clip"
+    MicroClip(build_model(len(tokenizer), 32, 8, 64, 2, 1, 64), tokenizer).write(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEEWHERE_HOME", str(home))
+        yield str(folder), data.SeenScenes(MicroClip.load(folder), 0, 16, "val", progress=False)
+
+
+# -- who sees what -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["contrast", "generate"])
+def test_queries_do_not_see_the_text(kind: str) -> None:
+    model, image = blip2(), image_tokens()
+    first, second = (model.states(image, t.ids, t.mask, kind)[0][:, :3] for t in (texts(seed=0), texts(seed=1)))
+    torch.testing.assert_close(first, second, atol=1e-6, rtol=0)
+
+
+def test_queries_see_the_text_when_matching() -> None:
+    model, image = blip2(), image_tokens()
+    first, second = (model.states(image, t.ids, t.mask, "match")[0][:, :3] for t in (texts(seed=0), texts(seed=1)))
+    assert (first - second).abs().max() > 1e-3
+
+
+def test_generation_leaks_nothing_from_later_words() -> None:
+    model, image, read = blip2(), image_tokens(), texts()
+    changed = TextBatch(read.ids.clone(), read.mask)
+    changed.ids[:, 4] = (changed.ids[:, 4] + 1 - 6) % 44 + 6
+    before = model.states(image, read.ids, read.mask, "generate")[0][:, 3:]
+    after = model.states(image, changed.ids, changed.mask, "generate")[0][:, 3:]
+    torch.testing.assert_close(before[:, :4], after[:, :4], atol=1e-6, rtol=0)
+    assert (before[:, 5] - after[:, 5]).abs().max() > 1e-4, "later words do see it"
+
+
+def test_generated_words_see_the_image_and_contrasted_ones_do_not() -> None:
+    model, read = blip2(), texts()
+    for kind, sees in (("generate", True), ("contrast", False)):
+        one, other = (model.states(image_tokens(seed=s), read.ids, read.mask, kind)[0][:, 3:] for s in (1, 2))
+        assert ((one - other).abs().max() > 1e-4) == sees, kind
+
+
+@pytest.mark.parametrize("kind", qformer.MASKS)
+def test_padding_changes_nothing(kind: str) -> None:
+    model, image, read = blip2(), image_tokens(), texts()
+    padded = TextBatch(
+        torch.nn.functional.pad(read.ids, (0, 4), value=9), torch.nn.functional.pad(read.mask, (0, 4), value=0)
+    )
+    plain = model.states(image, read.ids, read.mask, kind)[0]
+    torch.testing.assert_close(plain, model.states(image, padded.ids, padded.mask, kind)[0][:, :9], atol=1e-5, rtol=0)
+
+
+def test_one_pass_of_generation_gives_what_the_image_alone_would() -> None:
+    model, image, read = blip2(), image_tokens(), texts()
+    alone = model.qformer(
+        query_embeds=model.query_tokens.expand(2, -1, -1), encoder_hidden_states=image
+    ).last_hidden_state
+    (joint,) = model.states(image, read.ids, read.mask, "generate")
+    torch.testing.assert_close(model.embed_queries(joint), model.embed_queries(alone), atol=1e-5, rtol=0)
+
+
+def test_matching_is_the_plain_two_sided_mask_of_transformers() -> None:
+    model, image, read = blip2(), image_tokens(), texts()
+    mask = torch.cat([torch.ones(2, 3, dtype=torch.long), read.mask], dim=1)
+    embedded = model.embeddings(input_ids=read.ids, query_embeds=model.query_tokens.expand(2, -1, -1))
+    plain = model.qformer(
+        query_embeds=embedded, query_length=3, attention_mask=mask, encoder_hidden_states=image
+    ).last_hidden_state
+    torch.testing.assert_close(model.states(image, read.ids, read.mask, "match")[0], plain, atol=1e-5, rtol=0)
+
+
+def test_queries_and_latents_are_not_all_alike() -> None:
+    tokens = blip2().resample(image_tokens(), texts().ids, texts().mask)[-1]
+    assert (tokens[:, 0] - tokens[:, 1]).abs().max() > 1e-3
+    torch.manual_seed(0)
+    latents = MicroPerceiver(replace(SHAPE, width=32)).resample(image_tokens())[-1]
+    assert (latents[:, 0] - latents[:, 1]).abs().max() > 1e-2
+
+
+def test_an_unknown_mask_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown mask"):
+        qformer.attention_mask("twosided", torch.ones(1, 2), 3)
+
+
+# -- objectives --------------------------------------------------------------------------------------------------
+
+
+def test_hard_negatives_are_alike_and_never_the_pair_itself() -> None:
+    scores = torch.tensor([[9.0, 5.0, -5.0], [1.0, 9.0, 1.0], [-9.0, 9.0, 9.0]]).repeat(1, 1)
+    same = torch.eye(3, dtype=torch.bool)
+    drawn = torch.stack([qformer.hard_negatives(scores, same, torch.Generator().manual_seed(s)) for s in range(200)])
+    assert (drawn != torch.arange(3)).all()
+    assert (drawn[:, 0] == 1).float().mean() > 0.95 and (drawn[:, 2] == 1).all()
+    assert 0.3 < (drawn[:, 1] == 0).float().mean() < 0.7
+    again = qformer.hard_negatives(scores, same, torch.Generator().manual_seed(7))
+    assert torch.equal(again, drawn[7])
+
+
+def test_similarity_is_the_best_over_queries() -> None:
+    queries = torch.nn.functional.normalize(torch.randn(3, 4, 8), dim=-1)
+    read = torch.nn.functional.normalize(torch.randn(5, 8), dim=-1)
+    expected = torch.stack([torch.stack([(queries[i] @ read[t]).max() for t in range(5)]) for i in range(3)])
+    torch.testing.assert_close(qformer.similarities(queries, read), expected)
+
+
+def test_generation_scores_only_real_words() -> None:
+    model, read = blip2(), texts()
+    read.mask[:, 4:] = 0
+    (states,) = model.states(image_tokens(), qformer.for_generation(read.ids), read.mask, "generate")
+    whole = qformer.generation_loss(model, states[:, 3:], read)
+    cut = TextBatch(read.ids[:, :4], read.mask[:, :4])
+    (states,) = model.states(image_tokens(), qformer.for_generation(cut.ids), cut.mask, "generate")
+    torch.testing.assert_close(whole, qformer.generation_loss(model, states[:, 3:], cut))
+
+
+def test_text_alone_knows_no_image_and_no_later_word() -> None:
+    model, read = blip2(), texts()
+    first = qformer.language_loss(model, TextBatch(read.ids[:, :4], read.mask[:, :4]))
+    states = model.qformer(
+        query_embeds=model.embeddings(input_ids=qformer.for_generation(read.ids)),
+        query_length=0,
+        attention_mask=qformer.attention_mask("generate", read.mask, 0),
+    ).last_hidden_state
+    cut = TextBatch(read.ids[:, :4], read.mask[:, :4])
+    torch.testing.assert_close(first, qformer.generation_loss(model, states[:, :4], cut))
+
+
+def test_stage_one_learns_a_few_images_by_heart(eye: tuple[str, data.SeenScenes], tmp_path: Path) -> None:
+    clip, seen = MicroClip.load(eye[0]), eye[1]
+    settings = replace(TINY, steps=50, batch=16, layers=2, width=64, language_share=0.0)
+    run = training.StageOneTraining(settings, tmp_path, clip, seen)
+    run.run(progress=False, log_every=10)
+    first, last = run.log[0], run.log[-1]
+    assert last["itc"] < 0.75 * first["itc"] and last["itg"] < 0.75 * first["itg"]
+    assert last["in_batch"] > 0.25, "chance is one in 16"
+
+
+# -- through a language model ------------------------------------------------------------------------------------
+
+
+def through(kind: str = "instruct", frozen: bool = False) -> ThroughLanguage:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, pad_token_id=0
+    )
+    language = LlamaForCausalLM._from_config(config, attn_implementation="eager")
+    resampler = MicroInstruct(SHAPE) if kind == "instruct" else MicroPerceiver(SHAPE)
+    return ThroughLanguage(resampler, language, frozen).eval()
+
+
+def test_the_answer_s_loss_is_that_of_the_answer_s_words() -> None:
+    model, image, read = through(), image_tokens(), texts()
+    batch = instruction_batch([[7, 8], [9, 10, 11]], [[20, 21, SEP_ID], [22, SEP_ID]], pad=0)
+    losses, _ = model.answer_losses(image, read.ids, read.mask, batch)
+    tokens = model.projection(model.resampler.resample(image, read.ids, read.mask)[-1])
+    words = model.language.get_input_embeddings()
+    for row, (prompt, answer) in enumerate((([7, 8], [20, 21, SEP_ID]), ([9, 10, 11], [22, SEP_ID]))):
+        ids = torch.tensor([prompt + answer])
+        logits = model.language(inputs_embeds=torch.cat([tokens[row : row + 1], words(ids)], dim=1)).logits[0]
+        start = tokens.shape[1] + len(prompt) - 1
+        scores = logits[start : start + len(answer)].log_softmax(-1)
+        expected = -sum(scores[k, word] for k, word in enumerate(answer))
+        torch.testing.assert_close(losses[row], expected, atol=1e-4, rtol=1e-4)
+    assert (batch.labels != IGNORED).sum() == 5
+
+
+@pytest.mark.parametrize("kind", ["instruct", "perceiver"])
+def test_a_frozen_language_model_stays_and_the_resampler_learns(
+    kind: str, eye: tuple[str, data.SeenScenes], tmp_path: Path
+) -> None:
+    language = tmp_path / "language"
+    config = LlamaConfig(
+        vocab_size=len(world_tokenizer()), hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+        num_attention_heads=2, pad_token_id=0,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(language)
+    world_tokenizer().save_pretrained(language)
+    settings = replace(TINY, kind=kind, steps=2, language=str(language))
+    run = training.LanguageTraining(settings, tmp_path / "run", MicroClip.load(eye[0]), eye[1])
+    kept = {n: p.clone() for n, p in run.through.named_parameters()}
+    run.run(progress=False)
+    for name, value in run.through.named_parameters():
+        if name.startswith("language."):
+            assert torch.equal(value, kept[name]), name
+    assert any(not torch.equal(p, kept[n]) for n, p in run.through.named_parameters() if "resampler" in n)
+    saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["module"]
+    assert not any(name.startswith("language.") for name in saved)
+    assert AutoModelForCausalLM.from_pretrained(language).config.hidden_size == 16
+
+
+def test_instruct_starts_as_the_q_former_of_stage_one() -> None:
+    first, instruct, image, read = blip2(), MicroInstruct(SHAPE).eval(), image_tokens(), texts()
+    instruct.start_from(first)
+    for ours, theirs in zip(
+        instruct.resample(image, read.ids, read.mask), first.resample(image, read.ids, read.mask), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="expected a Q-Former of"):
+        MicroInstruct(replace(SHAPE, queries=5)).start_from(first)
+
+
+# -- runs --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", training.KINDS)
+def test_a_run_that_was_stopped_ends_like_one_that_was_not(
+    kind: str, eye: tuple[str, data.SeenScenes], tmp_path: Path
+) -> None:
+    clip, seen = MicroClip.load(eye[0]), eye[1]
+    settings = replace(TINY, kind=kind, steps=4)
+    kinds = {"blip2": training.StageOneTraining}
+    make = kinds.get(kind, training.LanguageTraining)
+    whole = make(settings, tmp_path / "whole", clip, seen)
+    whole.run(progress=False, log_every=2)
+    make(settings, tmp_path / "parts", clip, seen).run(until=1, progress=False, log_every=2)
+    second = make(settings, tmp_path / "parts", clip, seen)
+    assert second.step == 1
+    second.run(progress=False, log_every=2)
+    assert second.log == whole.log and len(whole.log) == 2
+    for name, value in whole.module.state_dict().items():
+        assert torch.equal(value, second.module.state_dict()[name]), name
+
+
+def test_tokens_of_another_eye_are_never_read(home: Path) -> None:
+    tokenizer, pairs, found = world_tokenizer(), load_pairs(0, 3, 32, "val", progress=False), []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        clip = MicroClip(build_model(len(tokenizer), 32, 8, 64, 2, 1, 64), tokenizer).eval()
+        found.append(np.array(data.frozen_tokens(clip, pairs, 0, "val", progress=False)))
+        again = data.frozen_tokens(clip, pairs, 0, "val", progress=False)
+        np.testing.assert_array_equal(found[-1], again)
+    assert found[0].shape == (3, 17, 64) and np.abs(found[0] - found[1]).max() > 0.1
+
+
+def test_language_alone_holds_words_of_place() -> None:
+    from seewhere.world.scenes import sample_scene
+    from seewhere.world.sprites import load_sprites
+
+    said = [data.mere_language(sample_scene(n, load_sprites()), Random(n)) for n in range(40)]
+    assert any("part of the image" in s for s in said) and any("left" in s or "right" in s for s in said)
+
+
+def test_an_unknown_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown kind"):
+        training.make_training(replace(TINY, kind="other"), tmp_path, load_blip2_module)
