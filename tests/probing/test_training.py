@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from seewhere.probing.arms import load_arm, save_arm
 from seewhere.probing.experiments import control_tables, frozen_arm, unfrozen_arm, unfrozen_sources
 from seewhere.probing.sources import FrozenTokens, TrainedTokens
@@ -19,8 +20,8 @@ def fit_planted(train, targets, test, test_targets, settings=QUICK, **options):
 
 
 def test_a_linear_probe_finds_a_planted_box_and_nothing_where_it_is_removed():
-    train, targets, code = planted_boxes(600, seed=0)
-    test, test_targets, _ = planted_boxes(200, seed=1)
+    train, targets, code = planted_boxes(400, seed=0)
+    test, test_targets, _ = planted_boxes(100, seed=1)
     there = fit_planted(train, targets, test, test_targets)
     gone = fit_planted(remove(train, code), targets, remove(test, code), test_targets)
     constant = (np.abs(np.median(targets, 0) - test_targets).max(1) < 0.05).mean()
@@ -141,6 +142,8 @@ def test_a_trained_arm_survives_the_disk(binary_task, home, tmp_path):
     folder = save_arm(arm.fitted[0], tmp_path / "arm", model, {"task": "vsr"})
     probe, own, about = load_arm(folder, model)
     assert about["task"] == "vsr" and about["started_from"] == model.weights_hash != own.weights_hash
+    names = load_file(folder / "model.safetensors").keys()
+    assert "module.queries" in names and not any("unused" in name or "patch" in name for name in names)
     outputs = predict(probe, TrainedTokens(own, binary_task.splits["test"]))
     np.testing.assert_allclose(outputs[:, 0], arm.table.score, atol=0.02)
     frozen = frozen_arm(binary_task, model, settings, progress=False)

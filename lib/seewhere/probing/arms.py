@@ -37,8 +37,10 @@ def save_arm(
         dtype: number format of the resampler's weights.
     """
     tensors = {f"probe.{k}": v.cpu().contiguous() for k, v in fitted.probe.state_dict().items()}
+    base = dict(model.module.named_parameters()) if isinstance(model, TrainableResampler) else {}
     for name, value in fitted.module.named_parameters():
-        if value.requires_grad:
+        # Heads of the pre-training that a probe never asks are as they were, and are found in the resampler.
+        if value.requires_grad and (name not in base or not torch.equal(value.cpu(), base[name].cpu())):
             tensors[f"module.{name}"] = value.detach().to("cpu", dtype).contiguous()
     probe = {"outputs": fitted.probe.head.out_features, "inputs": fitted.probe.mean.numel()}
     content = {

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from seewhere.probing import losses
 from seewhere.probing.features import open_pictures
-from seewhere.probing.protocols import Resampler, VisualChooser
+from seewhere.probing.protocols import Matcher, Resampler, VisualChooser
 from seewhere.probing.tasks import Example, Task
 
 YES_NO = ("yes", "no")
@@ -86,27 +86,33 @@ def at_random(task: Task, split: str = "test", seed: int = 0) -> NDArray[np.floa
 
 
 def asked_directly(
-    model: VisualChooser, examples: Sequence[Example], question: str = "{} Is that true?", batch: int = 16
+    model: VisualChooser | Matcher,
+    examples: Sequence[Example],
+    question: str = "{} Is that true?",
+    batch: int = 16,
 ) -> NDArray[np.float32]:
     """Ask a whole vision-language model yes or no about each example's text.
 
     Args:
-        model: ranks "yes" and "no".
+        model: ranks "yes" and "no" (``choose``), or gives the probability that a statement is true (``match``).
         examples: of a yes/no task.
-        question: the prompt, with the example's text in place of ``{}``. ("Lost in Space" used InstructBLIP's own
-            prompts and ranked the logits.)
+        question: what ``choose`` is asked, with the example's text in place of ``{}``. ("Lost in Space" used
+            InstructBLIP's own prompts and ranked the logits.)
         batch: questions at a time.
 
     Returns:
         (N, 1) log odds of "yes".
     """
-    found = []
+    found: list[float] = []
     starts = range(0, len(examples), batch)
     for start in tqdm(starts, desc=f"{model.name} asked directly", leave=False, disable=len(starts) < 2):
         part = examples[start : start + batch]
-        prompts = [question.format(e.text) for e in part]
-        for yes, no in model.choose(open_pictures(part), prompts, [YES_NO] * len(part)):
-            found.append(np.log(max(yes, 1e-12)) - np.log(max(no, 1e-12)))
+        if isinstance(model, VisualChooser):
+            prompts = [question.format(e.text) for e in part]
+            pairs = model.choose(open_pictures(part), prompts, [YES_NO] * len(part))
+        else:
+            pairs = [np.array([p, 1 - p]) for p in model.match(open_pictures(part), [e.text for e in part])]
+        found += [np.log(max(yes, 1e-12)) - np.log(max(no, 1e-12)) for yes, no in pairs]
     return np.array(found, dtype=np.float32).reshape(-1, 1)
 
 

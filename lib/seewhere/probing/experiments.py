@@ -52,8 +52,13 @@ def unfrozen_sources(
     """Return split -> source of a resampler to be trained along, on its encoder's cached tokens where it has any.
 
     The resampler is copied first, so the given one stays as it is.
+
+    Raises:
+        ValueError: a model without parameters that require gradients.
     """
     own = copy.deepcopy(model)
+    if not any(p.requires_grad for p in own.module.parameters()):
+        raise ValueError(f"{model.name} has no parameter to train along; it can only be probed frozen")
     encoded = {
         split: cached_encodings(own, task.splits[split], root, progress) if isinstance(own, EncodedResampler) else None
         for split in SPLITS
@@ -195,11 +200,13 @@ def control_tables(
 ) -> pd.DataFrame:
     """Return the test predictions of the controls that need no resampler: majority, random, and the text alone.
 
-    The text-only probe is trained like any frozen one; the column ``resampler`` names the control.
+    The text-only probe is trained like any frozen one, always on standardised counts, so that it is no weaker than it
+    could be. The column ``resampler`` names the control.
     """
     constant = controls.predictions(task, controls.majority(task), resampler="majority", arm="control", seed=0)
     drawn = controls.predictions(task, controls.at_random(task, seed=settings.seed), resampler="random", arm="control")
-    text = frozen_arm(task, controls.TextOnly(), settings, (settings.seed,), None, root, progress).table
+    plain = settings.changed(standardise=True, layers=1)
+    text = frozen_arm(task, controls.TextOnly(), plain, (settings.seed,), None, root, progress).table
     parts = [constant, drawn.assign(seed=0), text.assign(arm="control", seed=0)]
     return pd.concat([part.assign(layer="", probe_layers=0) for part in parts], ignore_index=True)
 

@@ -71,3 +71,14 @@ class VisualChooser(Protocol):
     ) -> list[np.ndarray]:
         """Return for each question the probabilities of its options, (number of options,), summing to 1."""
         ...
+
+
+@runtime_checkable
+class Matcher(Protocol):
+    """A whole vision-language model that says how likely a statement is true of a picture."""
+
+    name: str
+
+    def match(self, images: Sequence[Image.Image], statements: Sequence[str]) -> np.ndarray:
+        """Return probabilities (N,) that ``statements[i]`` is true of ``images[i]``."""
+        ...

@@ -13,14 +13,13 @@ say what happens; here it is trimmed to one (`exact`), which also meets its tota
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
 from seewhere.boxes import CELLS, cell_of
 from seewhere.records import DataError, Expression
-
-OTHERS = len(CELLS) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,11 @@ def caption(expression: str, cell: int) -> str:
 
 
 def build(
-    expressions: Iterable[Expression], seed: int = 0, per_cell: int | None = None, exact: bool = True
+    expressions: Iterable[Expression],
+    seed: int = 0,
+    per_cell: int | None = None,
+    exact: bool = True,
+    skip_empty: bool = False,
 ) -> list[RegionCell]:
     """Build the task from the expressions of one split.
 
@@ -59,6 +62,8 @@ def build(
         per_cell: most positives per cell; None: as many as the rarest cell has.
         exact: trim the positives per cell to a multiple of eight, so that exactly N_i / 8 go to every other cell. With
             fewer than eight, or without `exact`, what remains is dealt out as evenly as it goes.
+        skip_empty: where no expression is about a cell, do without that cell (the same recipe with fewer cells), with
+            a warning; for very small data sets.
 
     Returns:
         2N items, positives and negatives of one expression side by side, in random order of expressions.
@@ -72,20 +77,32 @@ def build(
     by_cell: dict[int, list[Expression]] = {cell: [] for cell in range(len(CELLS))}
     for item in expressions:
         by_cell[cell_of(item.region.box, item.image.size)].append(item)
-    empty = [CELLS[cell] for cell, found in by_cell.items() if not found]
-    if empty:
-        counts = {CELLS[cell]: len(found) for cell, found in by_cell.items()}
-        raise DataError(f"no expression's centre is in {', '.join(empty)} ({counts}). Take a larger split.")
-    count = min(map(len, by_cell.values()))
+    cells = _usable(by_cell, skip_empty)
+    count = min(len(by_cell[cell]) for cell in cells)
     count = min(count, per_cell) if per_cell is not None else count
-    if exact and count >= OTHERS:
-        count -= count % OTHERS
+    others = len(cells) - 1
+    if exact and count >= others:
+        count -= count % others
     pairs = []
-    for cell, found in by_cell.items():
-        for place, item in enumerate(random.sample(found, count)):
+    for place, cell in enumerate(cells):
+        for number, item in enumerate(random.sample(by_cell[cell], count)):
             # Starting at another cell for every cell keeps the remainders, if any, from meeting in one.
-            step = 1 + (place + cell) % OTHERS
-            pairs.append((item, cell, (cell + step) % len(CELLS)))
+            step = 1 + (number + place) % others
+            pairs.append((item, cell, cells[(place + step) % len(cells)]))
     random.shuffle(pairs)
     claims = [(item, cell, claimed) for item, cell, other in pairs for claimed in (cell, other)]
     return [RegionCell(number, *claim) for number, claim in enumerate(claims)]
+
+
+def _usable(by_cell: Mapping[int, Sequence[Expression]], skip_empty: bool) -> list[int]:
+    """Return the cells that take part: all, or those with expressions."""
+    empty = [CELLS[cell] for cell, found in by_cell.items() if not found]
+    cells = [cell for cell, found in by_cell.items() if found]
+    if not empty:
+        return cells
+    counts = {CELLS[cell]: len(found) for cell, found in by_cell.items()}
+    message = f"no expression's centre is in {', '.join(empty)} ({counts})"
+    if not skip_empty or len(cells) < 2:
+        raise DataError(f"{message}. Take a larger split.")
+    warnings.warn(f"{message}; region cell matching over {len(cells)} cells only", stacklevel=3)
+    return cells

@@ -147,7 +147,7 @@ def cell_examples(
     """Return region cell matching built from expressions; `size` bounds the number of items, positive and negative."""
     per_cell = None if size is None else max(size // (2 * len(CELLS)), 1)
     examples = []
-    for item in region_cells.build(expressions, seed, per_cell):
+    for item in region_cells.build(expressions, seed, per_cell, skip_empty=True):
         columns = region_columns(item.expression, supers or {})
         meta = {**columns, "claimed": CELLS[item.claimed], "expression_id": item.expression.expression_id}
         image = item.expression.image

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -114,6 +115,8 @@ def correlations(
         ("train_count", "train_count_tau", None),
     ):
         tau = analysis.rank_correlation(table, column, train_counts, fewest=fewest)
+        if not math.isfinite(tau.value):  # all super-categories alike: there is no order to compare
+            continue
         setting = {**about, "p": round(tau.p, 4)}
         found.append(origin.record(tau.interval(), claim, metric, **setting))
     return found

@@ -1,0 +1,90 @@
+"""A resampler of `seewhere.models.resampling` as the probes want it: named layers, and an encoder apart.
+
+Layers are named by number, "0" (what the first layer is given) to the last. What is trained along is the resampler
+without its eye; the eye's tokens are computed once per picture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from seewhere.models.micro_qformer import TextBatch
+from seewhere.models.resampling import Resampler, fingerprint_of
+
+
+class Probed:
+    """A resampler with the attributes of `seewhere.probing.protocols.EncodedResampler`.
+
+    Args:
+        resampler: see `seewhere.models.resamplers.load_resampler`. The parameters of its trained part are made
+            trainable; its eye stays frozen.
+    """
+
+    def __init__(self, resampler: Resampler) -> None:
+        self.resampler, self.name = resampler, resampler.name
+        self.sees_text = resampler.sees_text
+        self.layers: tuple[str, ...] = tuple(str(layer) for layer in range(resampler.layers + 1))
+        self.weights_hash = resampler.fingerprint
+        self.encoder_hash = _eye_hash(resampler)
+        self.module = resampler.trained_part().requires_grad_(True)
+        self.module.eval()
+
+    def features(
+        self, images: Sequence[Image.Image], texts: Sequence[str], layers: Sequence[str] | None = None
+    ) -> dict[str, NDArray]:
+        """Return tokens (N, tokens, width) float32 of the asked layers; None means the last one."""
+        wanted = list(layers) if layers is not None else [self.layers[-1]]
+        found = self.resampler.features(images, texts, [int(layer) for layer in wanted], progress=False)
+        return {layer: found[int(layer)] for layer in wanted}
+
+    def encode(self, images: Sequence[Image.Image]) -> NDArray:
+        """Return the frozen eye's tokens of pictures, (N, patches, width) float32."""
+        return self.resampler.see(images).float().cpu().numpy()
+
+    def forward_encoded(self, encoded: Tensor, texts: Sequence[str]) -> Tensor:
+        """Return the last layer's tokens, with gradients, from the eye's tokens (N, patches, width)."""
+        read = self.resampler.read(texts)
+        batch = TextBatch(read.ids.to(encoded.device), read.mask.to(encoded.device))
+        return self.resampler.resample(encoded, batch)[-1]
+
+    def forward(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
+        """Return the last layer's tokens, with gradients, from pictures."""
+        device = next(iter(self.module.parameters()), torch.zeros(0)).device
+        return self.forward_encoded(self.resampler.see(images).float().to(device), texts)
+
+    def match(self, images: Sequence[Image.Image], statements: Sequence[str]) -> NDArray:
+        """Return the whole model's probability (N,) that each statement is true of its picture.
+
+        Raises:
+            ValueError: a resampler that has nothing to answer with.
+        """
+        whole: Any = getattr(self.resampler, "match", None)
+        if whole is None:
+            raise ValueError(f"{self.name} has no way to answer by itself; only its tokens can be probed")
+        return np.asarray(whole(images, statements))
+
+
+def load_probed(source: str | Path, **options: Any) -> Probed:
+    """Load a resampler by name, folder or hub id (see `seewhere.models.resamplers.load_resampler`) for probing."""
+    from seewhere.models.resamplers import load_resampler
+
+    return Probed(load_resampler(source, **options))
+
+
+def _eye_hash(resampler: Resampler) -> str:
+    """Hash of everything that the eye's tokens depend on: resamplers on one eye share them."""
+    eye: Any = getattr(resampler, "clip", None)
+    if eye is None:
+        eye = getattr(getattr(resampler, "model", None), "vision_model", None)
+    if eye is None:
+        return resampler.fingerprint
+    return hashlib.sha256(f"{type(eye).__name__} {fingerprint_of(eye)}".encode()).hexdigest()

@@ -1,0 +1,62 @@
+"""A resampler of this package, random and tiny, through both arms of the probe."""
+
+import numpy as np
+import pytest
+from seewhere.models.micro_clip import MicroClip, build_model
+from seewhere.models.micro_qformer import MicroBlip2, QFormerSettings
+from seewhere.models.micro_text import build_tokenizer
+from seewhere.models.resamplers import MicroPatches, MicroResampler
+from seewhere.probing.adapter import Probed
+from seewhere.probing.controls import asked_directly
+from seewhere.probing.experiments import frozen_arm, unfrozen_arm
+from seewhere.probing.features import cached_encodings, compute_features, open_pictures
+from seewhere.probing.protocols import EncodedResampler, Matcher
+from seewhere.probing.training import ProbeSettings
+
+SETTINGS = ProbeSettings(learning_rate=1e-3, epochs=2, batch=16)
+
+
+@pytest.fixture(scope="module")
+def clip():
+    tokenizer = build_tokenizer(["the red square is on the left", "the blue one is on the right"], vocabulary=64)
+    return MicroClip(build_model(len(tokenizer), side=32, patch=16, width=64, layers=1, text_layers=1), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def probed(clip):
+    shape = QFormerSettings(vocabulary=len(clip.tokenizer), sees=64, width=64, layers=2, heads=2, queries=4)
+    return Probed(MicroResampler("micro-blip2", clip, MicroBlip2(shape)).eval())
+
+
+def test_it_is_what_the_probes_ask_for(probed, binary_task):
+    assert isinstance(probed, EncodedResampler) and isinstance(probed, Matcher)
+    examples = binary_task.splits["test"]
+    found = compute_features(probed, examples, probed.layers)
+    assert set(found) == {"0", "1", "2"} and found["2"].shape == (len(examples), 4, 64)
+    images, texts = open_pictures(examples), [e.text for e in examples]
+    whole = probed.forward(images, texts)
+    assert whole.requires_grad
+    np.testing.assert_allclose(whole.detach(), found["2"], atol=1e-5)
+    assert asked_directly(probed, examples).shape == (len(examples), 1)
+
+
+def test_both_arms_run_and_only_the_resampler_is_trained(probed, binary_task, home):
+    frozen = frozen_arm(binary_task, probed, SETTINGS, layer="1", progress=False)
+    unfrozen = unfrozen_arm(binary_task, probed, SETTINGS, progress=False)
+    assert frozen.table.layer.unique().tolist() == ["1"] and unfrozen.table.layer.unique().tolist() == ["2"]
+    eye = dict(probed.resampler.clip.named_parameters())
+    assert not any(p.requires_grad for p in eye.values())
+    before, after = probed.module.query_tokens, unfrozen.fitted[0].module.query_tokens
+    assert not np.allclose(before.detach(), after.detach())
+
+
+def test_resamplers_on_one_eye_share_its_tokens(probed, clip, binary_task, home):
+    patches = Probed(MicroPatches(clip))
+    assert patches.encoder_hash == probed.encoder_hash and patches.weights_hash != probed.weights_hash
+    examples = binary_task.splits["test"]
+    first, second = (cached_encodings(model, examples, progress=False) for model in (probed, patches))
+    assert first.table.key == second.table.key
+    with pytest.raises(ValueError, match="no parameter to train along"):
+        unfrozen_arm(binary_task, patches, SETTINGS, progress=False)
+    with pytest.raises(ValueError, match="no way to answer"):
+        patches.match([], [])
