@@ -173,6 +173,24 @@ class TextBatch:
         )
 
 
+def by_length(texts: TextBatch, parts: int) -> list[tuple[Tensor, TextBatch]]:
+    """Return texts in groups of like length, each with its rows and padded only to its own longest.
+
+    Half of a mixed batch is padding otherwise, and all of it is paid for.
+    """
+    lengths = texts.mask.sum(dim=1)
+    found = []
+    for rows in lengths.argsort(stable=True).tensor_split(min(parts, len(lengths))):
+        longest = int(lengths[rows].max())
+        found.append((rows, TextBatch(texts.ids[rows, :longest], texts.mask[rows, :longest])))
+    return found
+
+
+def in_order(rows: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
+    """Return the values of groups, joined in the order of their rows (see `by_length`)."""
+    return torch.cat(list(values))[torch.cat(list(rows)).argsort()]
+
+
 def similarities(queries: Tensor, texts: Tensor) -> Tensor:
     """Return ITC's similarities (images, texts): each text's best over the queries (Li et al. 2023, section 3.1).
 
@@ -183,16 +201,18 @@ def similarities(queries: Tensor, texts: Tensor) -> Tensor:
     return torch.einsum("iqd,td->iqt", queries, texts).amax(dim=1)
 
 
-def generation_loss(model: MicroBlip2, states: Tensor, texts: TextBatch) -> Tensor:
-    """Return the mean loss of predicting every next word of texts whose first token was [DEC].
+def generation_loss(model: MicroBlip2, states: Tensor, texts: TextBatch, reduction: str = "mean") -> Tensor:
+    """Return the loss, mean or sum, of predicting every next word of texts whose first token was [DEC].
 
     Args:
         model: gives the head.
         states: (B, T, width), states at the texts' tokens.
         texts: the texts.
+        reduction: "mean" or "sum" over words.
     """
     real = texts.mask[:, 1:].bool()
-    return functional.cross_entropy(model.word_logits(states[:, :-1][real]), texts.ids[:, 1:][real])
+    logits = model.word_logits(states[:, :-1][real])
+    return functional.cross_entropy(logits, texts.ids[:, 1:][real], reduction=reduction)
 
 
 def for_generation(ids: Tensor) -> Tensor:
@@ -242,34 +262,43 @@ def stage_one_losses(
         true, false: a true and a twisted statement about each image.
         generator: source of the hard negatives.
     """
-    count, queries = len(image_tokens), model.settings.queries
-    (states,) = model.states(image_tokens, for_generation(captions.ids), captions.mask, "generate")
-    found = similarities(model.embed_queries(states), model.embed_texts(captions.ids, captions.mask))
+    found, generate = contrast_and_generate(model, image_tokens, captions)
     scale = model.logit_scale.exp()
-    target = torch.arange(count, device=found.device)
+    target = torch.arange(len(found), device=found.device)
     contrast = (functional.cross_entropy(scale * found, target) + functional.cross_entropy(scale * found.T, target)) / 2
-    generate = generation_loss(model, states[:, queries:], captions)
     same = (captions.ids[:, None] == captions.ids[None]).all(dim=2)
     other_text = hard_negatives(scale * found, same, generator)
     other_image = hard_negatives(scale * found.T, same, generator)
-    half = target < count // 2
-    images = torch.where(half, other_image, target)
-    texts = torch.where(half, target, other_text)
-    logits = model.match_logits(
-        torch.cat([image_tokens, image_tokens, image_tokens[images]]),
-        (joined := TextBatch.joined([true, false, captions[texts]])).ids,
-        joined.mask,
+    half = target < len(found) // 2
+    images, texts = torch.where(half, other_image, target), torch.where(half, target, other_text)
+    asked = TextBatch.joined([true, false, captions[texts]])
+    seen = torch.cat([image_tokens, image_tokens, image_tokens[images]])
+    groups = by_length(asked, 4)
+    logits = in_order(
+        [rows for rows, _ in groups], [model.match_logits(seen[rows], part.ids, part.mask) for rows, part in groups]
     )
-    labels = torch.cat([torch.ones_like(target), torch.zeros_like(target), torch.zeros_like(target)])
-    weight = torch.tensor([0.5, 1.0], device=logits.device)
-    match = functional.cross_entropy(logits, labels, weight=weight)
-    right = logits.argmax(1) == labels
+    labels = (torch.arange(len(logits), device=logits.device) < len(target)).long()
+    match = functional.cross_entropy(logits, labels, weight=torch.tensor([0.5, 1.0], device=logits.device))
+    right = (logits.argmax(1) == labels).float()
     parts = {
         "itc": contrast,
         "itm": match,
         "itg": generate,
         "in_batch": (found.argmax(1) == target).float().mean(),
-        "twisted": right[: 2 * count].float().mean(),
-        "hard": right[2 * count :].float().mean(),
+        "twisted": right[: 2 * len(target)].mean(),
+        "hard": right[2 * len(target) :].mean(),
     }
     return contrast + match + generate, {name: value.detach() for name, value in parts.items()}
+
+
+def contrast_and_generate(model: MicroBlip2, image_tokens: Tensor, captions: TextBatch) -> tuple[Tensor, Tensor]:
+    """Return ITC's similarities (B, B), images by texts, and ITG's mean loss per word, from one pass of generation."""
+    rows, images, texts, losses = [], [], [], []
+    for group, part in by_length(captions, 2):
+        (states,) = model.states(image_tokens[group], for_generation(part.ids), part.mask, "generate")
+        losses.append(generation_loss(model, states[:, model.settings.queries :], part, reduction="sum"))
+        images.append(model.embed_queries(states))
+        texts.append(model.embed_texts(part.ids, part.mask))
+        rows.append(group)
+    words = captions.mask[:, 1:].sum()
+    return similarities(in_order(rows, images), in_order(rows, texts)), torch.stack(losses).sum() / words
