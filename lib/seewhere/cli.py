@@ -40,12 +40,13 @@ COMMANDS: dict[str, Command] = {
     "world": Command("build and inspect the embedded world", ("seewhere.world.cli",)),
     "data": Command("check a data set on disk", ("seewhere.datasets.check",)),
     "train": Command(
-        "train a micro model or an adapter",
+        "train a micro model, an adapter or a probe",
         ("seewhere.models.micro_detector_commands",),
         inner=(
             "seewhere.models.micro_language_training",
             "seewhere.models.micro_clip_training",
             "seewhere.models.micro_qformer_commands",
+            "seewhere.probing.commands",
             "seewhere.llm_wrapper.commands",
         ),
     ),

@@ -1,0 +1,134 @@
+"""``seewhere train probe``: one arm of one task from the command line, on one process or on many.
+
+On several GPUs or hosts::
+
+    accelerate launch --multi_gpu --num_processes 8 -m seewhere.probing.commands --task rec --arm unfrozen \\
+        --resampler Salesforce/blip2-itm-vit-g --preset paper --root DATA --data refcocog --out runs/rec-blip2
+
+(with ``ACCELERATE_USE_CPU=true`` the same launches processes without a GPU).
+
+The steps and scores are those of one process with the same global batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from seewhere import presets, storage
+
+DEFAULT_DATA = {"rec": "worldg", "vsr": "random", "rcm": "worldg"}
+
+
+def register(subparsers: Any) -> None:
+    """Add ``probe`` to the things that ``seewhere train`` trains."""
+    parser = subparsers.add_parser("probe", help="a probe on a frozen resampler, or together with it")
+    add_arguments(parser)
+    parser.set_defaults(handler=run)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    from seewhere.probing.heads import DEPTHS
+
+    parser.add_argument("--task", choices=sorted(DEFAULT_DATA), required=True)
+    parser.add_argument("--resampler", default="micro-blip2", help="a name, folder or hub id (default: micro-blip2)")
+    parser.add_argument("--arm", choices=("frozen", "unfrozen"), default="frozen")
+    parser.add_argument("--preset", choices=presets.NAMES, default="quick", help="settings and sizes (default: quick)")
+    parser.add_argument("--root", type=Path, help="folder of the data set (default: the world of the preset)")
+    parser.add_argument("--data", help="rec, rcm: worldg, refcocog, ...; vsr: random or zeroshot")
+    parser.add_argument("--images", type=Path, help="folder of the images, if they are not in a usual place")
+    parser.add_argument("--layer", help="frozen only: which layer's tokens (default: the last)")
+    parser.add_argument("--layers", type=int, choices=DEPTHS, default=1, help="layers of the probe")
+    parser.add_argument("--epochs", type=int, help="instead of the preset's")
+    parser.add_argument("--learning-rate", type=float, help="instead of the preset's")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--search", action="store_true", help="search the settings first (one process only)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for predictions, scores and the trained arm")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train and score the arm; the main process writes ``predictions.csv``, ``scores.json`` and ``arm/``.
+
+    Raises:
+        ValueError: options that do not go together, or what the readers and models say.
+    """
+    from accelerate import Accelerator
+
+    from seewhere.probing import experiments
+    from seewhere.probing.adapter import load_probed
+    from seewhere.probing.arms import save_arm
+    from seewhere.probing.settings import settings_of, sizes_of, space_of
+    from seewhere.probing.tasks import load_task
+    from seewhere.world.export import build
+
+    frozen = arguments.arm == experiments.FROZEN
+    if arguments.layer is not None and not frozen:
+        raise ValueError("--layer is for the frozen arm; the unfrozen one is probed after the last layer")
+    accelerator = Accelerator()  # first of all: it tells each process its device
+    if arguments.search and accelerator.num_processes > 1:
+        raise ValueError("--search runs on one process; launch the training with the settings that it finds")
+    preset = presets.load(arguments.preset, "01")
+    data = arguments.data or DEFAULT_DATA[arguments.task]
+    with accelerator.main_process_first():
+        progress = accelerator.is_main_process
+        root = arguments.root or build(None, preset.world_preset, progress=progress)
+    task = load_task(arguments.task, root, data, sizes_of(preset), images=arguments.images)
+    model = load_probed(arguments.resampler)
+    changes = {"epochs": arguments.epochs, "learning_rate": arguments.learning_rate}
+    kind = "instruct" if "instruct" in model.name else "qformer"
+    settings = settings_of(preset, arguments.task, kind, arguments.arm, layers=arguments.layers)
+    settings = settings.changed(**{name: value for name, value in changes.items() if value is not None})
+    if arguments.search:
+        found = experiments.search_arm(
+            task, model, space_of(preset, arguments.task), settings, arm=arguments.arm, layer=arguments.layer,
+            trials=preset.search_trials, seed=arguments.seed,
+        )  # fmt: skip
+        settings = found.settings
+        storage.atomic_write_text(arguments.out / "trials.csv", found.trials.to_csv(index=False))
+    if frozen:
+        arm = experiments.frozen_arm(task, model, settings, (arguments.seed,), arguments.layer, progress=progress)
+    else:
+        folder = arguments.out / "state"
+        arm = experiments.unfrozen_arm(task, model, settings, (arguments.seed,), folder=folder, progress=progress)
+    if not accelerator.is_main_process:
+        return 0
+    fitted = arm.fitted[arguments.seed]
+    scores = {
+        "task": task.name,
+        "source": task.source,
+        "resampler": model.name,
+        "arm": arguments.arm,
+        "seed": arguments.seed,
+        "layer": arm.table.layer.iloc[0],
+        "validation": fitted.score,
+        "test": float(arm.table.correct.mean()),
+        "test_examples": len(arm.table),
+        "epoch": fitted.epoch,
+        "losses": fitted.history.loss.tolist(),
+        "processes": accelerator.num_processes,
+    }
+    storage.atomic_write_text(arguments.out / "predictions.csv", arm.table.to_csv(index=False))
+    storage.atomic_write_json(arguments.out / "scores.json", scores)
+    save_arm(fitted, arguments.out / "arm", model, {k: v for k, v in scores.items() if k != "losses"})
+    print(json.dumps({k: v for k, v in scores.items() if k != "losses"}, indent=2))
+    return 0
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Entry point for ``accelerate launch -m seewhere.probing.commands``; errors as ``seewhere`` prints them."""
+    parser = argparse.ArgumentParser(prog="seewhere train probe", description=__doc__)
+    add_arguments(parser)
+    try:
+        return run(parser.parse_args(words))
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        print(f"seewhere: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
