@@ -26,7 +26,7 @@ from seewhere.models.micro_clip import (
     zero_shot_scores,
 )
 from seewhere.models.micro_text import world_tokenizer
-from seewhere.models.stepwise import OPTIMIZERS, StepwiseTraining, optimizers_for
+from seewhere.models.stepwise import OPTIMIZERS, StepwiseTraining, optimizers_for, training_device
 from seewhere.models.world_pairs import WorldPairs, full_caption, load_pairs, pixels_of, rows_of_step, some_caption
 from seewhere.world.sprites import load_sprites
 
@@ -69,11 +69,18 @@ class ClipTraining(StepwiseTraining):
         settings: the recipe.
         folder: where checkpoint and log live.
         pairs: what it trains on; composed or read from the cache when None.
+        device: where it trains.
     """
 
     name = "micro-clip"
 
-    def __init__(self, settings: ClipSettings, folder: Path, pairs: WorldPairs | None = None) -> None:
+    def __init__(
+        self,
+        settings: ClipSettings,
+        folder: Path,
+        pairs: WorldPairs | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
         self.pairs = pairs or load_pairs(FIRST_SCENE, settings.scenes, settings.side)
         tokenizer = world_tokenizer()
         with torch.random.fork_rng(devices=[]):
@@ -88,7 +95,7 @@ class ClipTraining(StepwiseTraining):
                 settings.width,
                 settings.position_scale,
             )
-        self.clip = MicroClip(model, tokenizer)
+        self.clip = MicroClip(model, tokenizer).to(device)
         optimizers = optimizers_for(model, settings.learning_rate, settings.weight_decay, settings.optimizer)
         super().__init__(settings, folder, model, optimizers)
 
@@ -106,9 +113,9 @@ class ClipTraining(StepwiseTraining):
     def losses(self) -> tuple[torch.Tensor, dict[str, float]]:
         """Return the contrastive loss of the current step."""
         pixels, texts = self.batch_of(self.step)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.bf16):
+        with self.mixed():
             images, sentences = self.clip.embed_pixels(pixels), self.clip.embed_texts(texts)
-        right = (images @ sentences.T).argmax(1) == torch.arange(len(texts))
+        right = (images @ sentences.T).argmax(1) == torch.arange(len(texts), device=images.device)
         loss = contrastive_loss(images, sentences, self.clip.model.logit_scale.exp())
         return loss, {"in_batch": float(right.float().mean())}
 
@@ -217,9 +224,9 @@ def register(subparsers: Any) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Train, score and write the model; the same call again goes on where it stopped."""
     chosen = {k: v for k, v in vars(arguments).items() if k in ClipSettings.__dataclass_fields__}
-    training = ClipTraining(ClipSettings(**chosen), arguments.out)
+    training = ClipTraining(ClipSettings(**chosen), arguments.out, device=training_device())
     training.run()
-    training.clip.eval()
+    training.clip.to("cpu").eval()
     scores = score(training.clip)
     write(training, arguments.out / "model", scores)
     print(f"R@1 {scores['retrieval_at_1']:.3f}, cell {scores['cell']['attention']['accuracy']:.3f}")

@@ -163,6 +163,10 @@ class TextBatch:
     def __getitem__(self, rows: Tensor) -> TextBatch:
         return TextBatch(self.ids[rows], self.mask[rows])
 
+    def to(self, device: torch.device) -> TextBatch:
+        """Return the same texts on a device."""
+        return TextBatch(self.ids.to(device), self.mask.to(device))
+
     @staticmethod
     def joined(parts: Sequence[TextBatch]) -> TextBatch:
         """Return all texts of several batches, padded to one length."""
@@ -235,11 +239,11 @@ def hard_negatives(scores: Tensor, same: Tensor, generator: torch.Generator) -> 
     Args:
         scores: (B, B).
         same: (B, B) bool, pairs that are no negatives; the diagonal is among them.
-        generator: source of choices.
+        generator: source of choices, on the CPU.
     """
     weights = functional.softmax(scores.detach().float(), dim=1).masked_fill(same, 0) + 1e-8 * ~same
     weights = torch.where(weights.sum(dim=1, keepdim=True) > 0, weights, torch.ones_like(weights))
-    return torch.multinomial(weights, 1, generator=generator).squeeze(1)
+    return torch.multinomial(weights.cpu(), 1, generator=generator).squeeze(1).to(scores.device)
 
 
 def stage_one_losses(

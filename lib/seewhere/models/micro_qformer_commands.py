@@ -17,7 +17,7 @@ from seewhere import storage
 from seewhere.models import micro_qformer_data as data
 from seewhere.models.micro_clip import MicroClip
 from seewhere.models.micro_clip_training import FIRST_SCENE, command_flags
-from seewhere.models.micro_qformer import MicroBlip2, TextBatch, similarities
+from seewhere.models.micro_qformer import MicroBlip2, QFormerSettings, TextBatch, similarities
 from seewhere.models.micro_qformer_training import (
     KINDS,
     LanguageTraining,
@@ -100,15 +100,14 @@ def answer_scores(training: LanguageTraining, seen: data.SeenScenes, seed: int =
 
 
 def score(training: StageOneTraining | LanguageTraining, scenes: int = 1000, progress: bool = True) -> Scores:
-    """Return the scores of a card, on the first scenes of the validation split."""
-    training.module.eval()
+    """Return the scores of a card, on the first scenes of the validation split; the module is left on the CPU."""
+    training.module.to("cpu").eval()
     seen = data.SeenScenes(training.clip, 0, scenes, "val", progress)
     found: Scores = {"scenes": scenes, "matching": matching_scores(training, seen)}
     if isinstance(training, StageOneTraining):
         found["retrieval_at_1"] = contrast_recall(training.blip2, training.clip, seen)
     else:
         found["answers"] = answer_scores(training, seen)
-    training.module.train()
     return found
 
 
@@ -122,7 +121,8 @@ def write(training: StageOneTraining | LanguageTraining, folder: Path, scores: S
         storage.atomic_write_json(partial / "training.json", {"settings": training.described(), "scores": scores})
         weights = partial / "model.safetensors"
         size = sum(p.stat().st_size for p in partial.rglob("*.safetensors")) / 1e6
-        card = card_text(settings, scores, size, storage.hash_file(weights))
+        shape = module.settings if isinstance(module, MicroBlip2) else module.resampler.settings
+        card = card_text(settings, shape, scores, size, storage.hash_file(weights))
         (partial / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -143,7 +143,9 @@ _ABOUT = {
 }
 
 
-def card_text(settings: ResamplerSettings, scores: Scores, megabytes: float, digest: str) -> str:
+def card_text(
+    settings: ResamplerSettings, shape: QFormerSettings, scores: Scores, megabytes: float, digest: str
+) -> str:
     """Return the card of a trained micro resampler."""
     about, objective = _ABOUT[settings.kind]
     names = ("steps", "seed", "bf16", "batch", "learning_rate", "scenes", "clip", "start", "language", "optimizer",
@@ -166,7 +168,7 @@ def card_text(settings: ResamplerSettings, scores: Scores, megabytes: float, dig
 | | |
 | --- | --- |
 | make it again | `seewhere train qformer --kind {settings.kind} --out FOLDER{flags}` |
-| shape | {settings.layers} layers, width {settings.width}, {settings.queries} queries |
+| shape | {shape.layers} layers, width {shape.width}, {shape.queries} queries |
 | data | {settings.scenes:,} scenes of the train split, numbers {FIRST_SCENE}-{last}; no sentence tells a place |
 | objective | {objective} |
 | steps | {settings.steps:,} of {settings.batch} images |

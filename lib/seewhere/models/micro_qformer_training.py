@@ -24,7 +24,7 @@ from seewhere.models.micro_clip import MicroClip
 from seewhere.models.micro_clip_training import FIRST_SCENE
 from seewhere.models.micro_qformer import MicroBlip2, QFormerSettings, language_loss, stage_one_losses
 from seewhere.models.micro_resamplers import MicroInstruct, MicroPerceiver, ThroughLanguage
-from seewhere.models.stepwise import StepwiseTraining, optimizers_for
+from seewhere.models.stepwise import StepwiseTraining, optimizers_for, training_device
 from seewhere.models.world_pairs import rows_of_step
 
 KINDS = ("blip2", "instruct", "perceiver")
@@ -85,15 +85,23 @@ class StageOneTraining(StepwiseTraining):
         folder: where checkpoint and log live.
         clip: the frozen eye.
         seen: what it trains on.
+        device: where it trains.
     """
 
     name = "micro-blip2"
 
-    def __init__(self, settings: ResamplerSettings, folder: Path, clip: MicroClip, seen: data.SeenScenes) -> None:
+    def __init__(
+        self,
+        settings: ResamplerSettings,
+        folder: Path,
+        clip: MicroClip,
+        seen: data.SeenScenes,
+        device: str | torch.device = "cpu",
+    ) -> None:
         self.clip, self.seen = clip, seen
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            self.blip2 = MicroBlip2(shape_of(settings, clip))
+            self.blip2 = MicroBlip2(shape_of(settings, clip)).to(device)
         optimizers = optimizers_for(self.blip2, settings.learning_rate, settings.weight_decay, settings.optimizer)
         super().__init__(settings, folder, self.blip2, optimizers)
 
@@ -103,13 +111,15 @@ class StageOneTraining(StepwiseTraining):
         rows = np.sort(rows_of_step(len(self.seen), settings.batch, settings.seed, self.step))
         random = Random(f"{settings.seed} {self.step}")
         scenes = [self.seen.scenes[i] for i in rows]
-        captions, true, false = data.stage_one_texts(self.clip.tokenizer, scenes, random)
+        read = data.stage_one_texts(self.clip.tokenizer, scenes, random)
+        captions, true, false = (texts.to(self.device) for texts in read)
+        tokens = self.seen.image_tokens(rows).to(self.device)
         alone = [data.mere_language(s, random) for s in scenes[: math.ceil(settings.language_share * len(scenes))]]
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + self.step)
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
-            loss, parts = stage_one_losses(self.blip2, self.seen.image_tokens(rows), captions, true, false, generator)
+        with self.mixed():
+            loss, parts = stage_one_losses(self.blip2, tokens, captions, true, false, generator)
             if alone:
-                parts["text"] = language_loss(self.blip2, data.read(self.clip.tokenizer, alone))
+                parts["text"] = language_loss(self.blip2, data.read(self.clip.tokenizer, alone).to(self.device))
                 loss = loss + settings.language_share * parts["text"]
         return loss, {name: float(value.detach()) for name, value in parts.items()}
 
@@ -131,6 +141,7 @@ class LanguageTraining(StepwiseTraining):
         clip: MicroClip,
         seen: data.SeenScenes,
         blip2: MicroBlip2 | None = None,
+        device: str | torch.device = "cpu",
     ) -> None:
         self.clip, self.seen, self.name = clip, seen, f"micro-{settings.kind}"
         with torch.random.fork_rng(devices=[]):
@@ -143,7 +154,7 @@ class LanguageTraining(StepwiseTraining):
                     resampler.start_from(blip2)
             else:
                 resampler = MicroPerceiver(shape_of(settings, clip))
-            self.through = ThroughLanguage(resampler, language, frozen=bool(settings.language))
+            self.through = ThroughLanguage(resampler, language, frozen=bool(settings.language)).to(device)
         optimizers = optimizers_for(self.through, settings.learning_rate, settings.weight_decay, settings.optimizer)
         super().__init__(settings, folder, self.through, optimizers)
 
@@ -152,11 +163,11 @@ class LanguageTraining(StepwiseTraining):
         settings = self.settings
         rows = np.sort(rows_of_step(len(self.seen), settings.batch, settings.seed, self.step))
         asked = data.questions_about([self.seen.scenes[i] for i in rows], Random(f"{settings.seed} {self.step}"))
-        texts = data.read(self.clip.tokenizer, [instruction for instruction, _ in asked])
-        answers = self.reader.batch(asked)
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
-            losses, right = self.through.answer_losses(self.seen.image_tokens(rows), texts.ids, texts.mask, answers)
-        short = torch.tensor([len(answer.split()) == 1 for _, answer in asked])
+        texts = data.read(self.clip.tokenizer, [instruction for instruction, _ in asked]).to(self.device)
+        answers, tokens = self.reader.batch(asked).to(self.device), self.seen.image_tokens(rows).to(self.device)
+        with self.mixed():
+            losses, right = self.through.answer_losses(tokens, texts.ids, texts.mask, answers)
+        short = torch.tensor([len(answer.split()) == 1 for _, answer in asked], device=self.device)
         words = (answers.labels != -100).sum()
         return losses.sum() / words, {"right": float(right[short].float().mean()) if short.any() else 0.0}
 
@@ -204,5 +215,5 @@ def make_training(
     blip2 = load_blip2(settings.start) if settings.kind == "instruct" else None
     seen = data.SeenScenes(clip, FIRST_SCENE, settings.scenes, "train", progress)
     if settings.kind == "blip2":
-        return StageOneTraining(settings, folder, clip, seen)
-    return LanguageTraining(settings, folder, clip, seen, blip2)
+        return StageOneTraining(settings, folder, clip, seen, training_device())
+    return LanguageTraining(settings, folder, clip, seen, blip2, training_device())

@@ -116,6 +116,10 @@ class Instructions:
     mask: Tensor
     labels: Tensor
 
+    def to(self, device: torch.device) -> Instructions:
+        """Return the same batch on a device."""
+        return Instructions(self.ids.to(device), self.mask.to(device), self.labels.to(device))
+
 
 def instruction_batch(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], pad: int) -> Instructions:
     """Return a batch of token rows: each prompt followed by its answer (which ends with the end-of-text token)."""

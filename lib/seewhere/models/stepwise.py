@@ -24,6 +24,11 @@ CHECKPOINT, LOG = "checkpoint.pt", "log.json"
 OPTIMIZERS = ("muon", "adamw")
 
 
+def training_device() -> torch.device:
+    """Return the device that a command trains on: a GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def optimizers_for(
     module: nn.Module, learning_rate: float, weight_decay: float, kind: str = "muon"
 ) -> list[torch.optim.Optimizer]:
@@ -103,6 +108,15 @@ class StepwiseTraining(ABC):
         """Called after every update, for limits on parameters; does nothing by default."""
         return None
 
+    @property
+    def device(self) -> torch.device:
+        """Where the trained parameters are."""
+        return next(self.module.parameters()).device
+
+    def mixed(self) -> torch.autocast:
+        """Mixed precision where the settings' ``bf16`` asks for it."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bf16)
+
     def described(self) -> dict[str, Any]:
         """The settings as plain values, as they are compared with a checkpoint's."""
         return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.settings).items()}
@@ -112,7 +126,7 @@ class StepwiseTraining(ABC):
         return {n: v for n, v in self.module.state_dict().items() if n not in frozen}
 
     def _resume(self) -> None:
-        state = torch.load(self.folder / CHECKPOINT, weights_only=True)
+        state = torch.load(self.folder / CHECKPOINT, weights_only=True, map_location="cpu")
         if state["settings"] != self.described():
             raise ValueError(
                 f"{self.folder} holds a run with other settings ({state['settings']}); expected {self.described()}. "
