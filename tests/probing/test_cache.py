@@ -126,12 +126,34 @@ def test_data_are_their_pictures_contents_and_texts(binary_task):
     assert data_hash(examples) != before
 
 
-def test_encodings_are_kept_once_per_picture(binary_task, tmp_path):
-    examples = binary_task.splits["test"]
-    model = TinyEncoded()
+def test_every_picture_is_encoded_once_for_all_tasks_and_arms(binary_task, tmp_path):
+    examples, model = binary_task.splits["test"], TinyEncoded()
     encoded = cached_encodings(model, [*examples, *examples], tmp_path, progress=False)
-    assert model.looks == len(examples) and encoded.table.shape[0] == len(examples)
-    assert np.array_equal(encoded[np.array([3])], encoded[np.array([3 + len(examples)])])
+    assert model.looks == len(examples) and len(encoded) == 2 * len(examples)
+    assert np.array_equal(encoded[[3]], encoded[[3 + len(examples)]])
+    asked = [replace(e, text="another question") for e in [*examples, *binary_task.splits["train"][:5]]]
+    tables = cached_features(model, asked, Tiny.layers, root=tmp_path, progress=False)
+    assert model.looks == len(examples) + 5
+    direct = compute_features(Tiny(), asked, Tiny.layers)
+    for layer in Tiny.layers:
+        np.testing.assert_allclose(tables[layer][range(len(asked))], direct[layer], atol=5e-3, rtol=2e-3)
+
+
+def test_encodings_that_were_changed_on_the_disk_are_made_again(binary_task, tmp_path):
+    examples, model = binary_task.splits["test"], TinyEncoded()
+    before = cached_encodings(model, examples, tmp_path, progress=False)[range(len(examples))].copy()
+    (shard,) = tmp_path.glob("encodings/*/*.npy")
+    shard.write_bytes(shard.read_bytes()[:-7])
+    with pytest.warns(UserWarning, match="encoded again"):
+        again = cached_encodings(model, examples, tmp_path, progress=False)
+    assert model.looks == 2 * len(examples) and np.array_equal(again[range(len(examples))], before)
+    other = TinyEncoded(seed=1)
+    assert not np.array_equal(cached_encodings(other, examples, tmp_path, progress=False)[[0]], before[:1])
+    # A shard without its list was cut off by a kill: it does not count.
+    (listing,) = [p for p in tmp_path.glob("encodings/*/*.json") if model.weights_hash[:32] in str(p)]
+    listing.unlink()
+    cached_encodings(model, examples, tmp_path, progress=False)
+    assert model.looks == 3 * len(examples)
 
 
 # -- killed ------------------------------------------------------------------------------------------------------------

@@ -76,6 +76,12 @@ class TinyEncoded(Tiny):
     def forward_encoded(self, encoded, texts):
         return self.module.run(encoded, texts)[-1]
 
+    @torch.no_grad()
+    def features_encoded(self, encoded, texts, layers=None):
+        found = self.module.run(torch.from_numpy(np.asarray(encoded, dtype=np.float32)), texts)
+        states = dict(zip(self.layers, found, strict=True))
+        return {layer: states[layer].numpy() for layer in layers or self.layers[-1:]}
+
 
 class Drawn:
     """A picture file."""

@@ -52,9 +52,25 @@ class Probed:
 
     def forward_encoded(self, encoded: Tensor, texts: Sequence[str]) -> Tensor:
         """Return the last layer's tokens, with gradients, from the eye's tokens (N, patches, width)."""
+        return self._states(encoded, texts)[-1]
+
+    @torch.no_grad()
+    def features_encoded(
+        self, encoded: NDArray, texts: Sequence[str], layers: Sequence[str] | None = None
+    ) -> dict[str, NDArray]:
+        """Return tokens of the asked layers, as ``features``, from the eye's tokens (N, patches, width)."""
+        training = self.resampler.training
+        self.resampler.eval()
+        device = next(iter(self.module.parameters()), torch.zeros(0)).device
+        states = self._states(torch.from_numpy(np.asarray(encoded, dtype=np.float32)).to(device), texts)
+        self.resampler.train(training)
+        wanted = list(layers) if layers is not None else [self.layers[-1]]
+        return {layer: states[int(layer)].float().cpu().numpy() for layer in wanted}
+
+    def _states(self, encoded: Tensor, texts: Sequence[str]) -> tuple[Tensor, ...]:
         read = self.resampler.read(texts)
         batch = TextBatch(read.ids.to(encoded.device), read.mask.to(encoded.device))
-        return self.resampler.resample(encoded, batch)[-1]
+        return self.resampler.resample(encoded, batch)
 
     def forward(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
         """Return the last layer's tokens, with gradients, from pictures."""

@@ -181,14 +181,15 @@ def _whole_shards(folder: Path, key: Key) -> Iterator[tuple[int, Path]]:
         match = _SHARD.fullmatch(path.name)
         if match is None or int(match[2]) != key.shards:
             continue
-        if f"{_checksum(path):08x}" == match[3]:
+        if f"{checksum(path):08x}" == match[3]:
             yield int(match[1]), path
         else:
             path.unlink(missing_ok=True)
             warnings.warn(f"{path} was cut short or changed; it is computed again", stacklevel=4)
 
 
-def _checksum(path: Path) -> int:
+def checksum(path: Path) -> int:
+    """Return the CRC-32 of a file's bytes."""
     value = 0
     with path.open("rb") as stream:
         while block := stream.read(1 << 22):
@@ -210,17 +211,22 @@ def _write(key: Key, shard: int, rows: NDArray, root: Path | None, remaining: in
             "Store them as float32."
         )
     folder = key.folder(root)
-    free, needed = shutil.disk_usage(folder).free, stored.nbytes * remaining
-    if free < needed:
-        raise CacheError(
-            f"{folder}: {needed / 1e9:.1f} GB of features are still to be written and {free / 1e9:.1f} GB are free. "
-            "Make room, set SEEWHERE_HOME to another disk, or use fewer examples."
-        )
+    check_room(folder, stored.nbytes * remaining)
     buffer = io.BytesIO()
     np.save(buffer, stored)
     content = buffer.getvalue()
     name = f"{shard:05d}-of-{key.shards:05d}-{zlib.crc32(content):08x}.npy"
     storage.atomic_write_bytes(folder / name, content)
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Raise CacheError where the disk has less room than `needed` bytes."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise CacheError(
+            f"{folder}: {needed / 1e9:.1f} GB are still to be written and {free / 1e9:.1f} GB are free. "
+            "Make room, set SEEWHERE_HOME to another disk, or use fewer examples."
+        )
 
 
 def describe(table: FeatureTable) -> dict[str, Any]:

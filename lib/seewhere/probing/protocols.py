@@ -59,6 +59,12 @@ class EncodedResampler(TrainableResampler, Protocol):
         """Return what ``forward`` returns, from the encoder's tokens (N, patches, width)."""
         ...
 
+    def features_encoded(
+        self, encoded: np.ndarray, texts: Sequence[str], layers: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Return what ``features`` returns, from the encoder's tokens (N, patches, width)."""
+        ...
+
 
 @runtime_checkable
 class VisualChooser(Protocol):

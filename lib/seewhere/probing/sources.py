@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from seewhere.probing.features import EncodedPictures, open_pictures
+from seewhere.probing.encodings import EncodedPictures
+from seewhere.probing.features import open_pictures
 from seewhere.probing.protocols import EncodedResampler, TrainableResampler
 from seewhere.probing.tasks import Example
 

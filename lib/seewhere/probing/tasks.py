@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from random import Random
 from typing import Any, Literal, Protocol
@@ -202,17 +203,21 @@ def super_categories(data: str, root: Path | str) -> dict[str, str]:
 # -- what a cache must know --------------------------------------------------------------------------------------------
 
 
-def data_hash(examples: Sequence[Example], hash_of: Callable[[Path], str] | None = None) -> str:
-    """Return a SHA-256 over the texts and the pictures' contents, in order: other data, another hash.
-
-    `hash_of` gives the hash of a picture's file; by default SHA-256 of its bytes.
-    """
-    read = hash_of or storage.hash_file
+def data_hash(examples: Sequence[Example]) -> str:
+    """Return a SHA-256 over the texts and the pictures' contents, in order: other data, another hash."""
     digest = hashlib.sha256()
-    seen: dict[Path, str] = {}
-    for example in examples:
-        path = example.picture.path
-        if path not in seen:
-            seen[path] = read(path)
-        digest.update(f"{seen[path]}\0{example.text}\0".encode())
+    for name, example in zip(picture_hashes(examples), examples, strict=True):
+        digest.update(f"{name}\0{example.text}\0".encode())
     return digest.hexdigest()
+
+
+def picture_hashes(examples: Sequence[Example]) -> list[str]:
+    """Return the SHA-256 of each example's picture file; a file that has not changed is read once per process."""
+    return [
+        _file_hash(path, path.stat().st_mtime_ns, path.stat().st_size) for path in (e.picture.path for e in examples)
+    ]
+
+
+@lru_cache(maxsize=1_000_000)
+def _file_hash(path: Path, changed: int, size: int) -> str:
+    return storage.hash_file(path)
