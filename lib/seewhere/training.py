@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +26,7 @@ from torch.nn import functional
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from seewhere import storage
+from seewhere.models.output_layer import answers_only
 from seewhere.packing import IGNORED, Row, Sample, collate, pack
 
 __all__ = [
@@ -56,21 +56,6 @@ LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", 
 
 
 # -------------------------------------------------------------------------------------------------- the loss
-
-
-@contextmanager
-def answers_only(model: Any, keep: torch.Tensor) -> Iterator[None]:
-    """Within this block the model's output layer sees only the positions marked in `keep` (rows, width), flattened.
-
-    A hook on the output layer rather than a call to it, so that LoRA on that layer, logit soft-capping, mixed
-    precision and distributed wrappers around the model all stay in force.
-    """
-    head = model.get_output_embeddings()
-    handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][keep],))
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def answer_loss(

@@ -24,7 +24,6 @@ attention) are run on whole sequences in plain batches: same numbers, no sharing
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -36,7 +35,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+
+from seewhere.models.caches import can_share_prefixes, select_rows
 
 Tokens = tuple[int, ...]
 
@@ -140,24 +140,6 @@ def choose(
         weights = np.exp(values - values.max())
         probabilities[i] = weights / weights.sum()
     return probabilities
-
-
-def can_share_prefixes(model: Any, longest: int) -> bool:
-    """Whether the model's keys and values can be copied and continued for sequences of `longest` tokens.
-
-    True for eager and sdpa attention over the whole sequence; False for sliding windows shorter than `longest`,
-    recurrent or linear-attention layers, and other attention implementations (not tested with gaps in the mask).
-    """
-    config = model.config.get_text_config(decoder=True)
-    if getattr(config, "_attn_implementation", None) not in ("eager", "sdpa"):
-        return False
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    windows = [getattr(config, name, None) for name in ("sliding_window", "window_size", "attention_chunk_size")]
-    windowed = kinds != {"full_attention"} or bool(getattr(config, "use_sliding_window", True))
-    if windowed and any(isinstance(window, int) and window < longest for window in windows):
-        return False
-    recurrent = any("linear" in kind or "mamba" in kind or "recurrent" in kind for kind in kinds)
-    return not recurrent and not getattr(model, "_is_stateful", False)
 
 
 def _check(prompts: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]]) -> None:
@@ -317,7 +299,7 @@ class _Runner:
         whole = mask
         if state is not None:
             picked = torch.tensor(rows, device=self.device)
-            cache = _select_rows(state.cache, picked)
+            cache = select_rows(state.cache, picked)
             before = state.lengths[picked, None]
             whole = torch.cat([state.mask[picked], mask], dim=1)
         positions = (before + mask.cumsum(1) - 1).clamp(min=0)
@@ -341,21 +323,3 @@ class _Runner:
         fresh = set(question) - self.seen
         self.seen |= fresh
         self.bar.update(len(fresh))
-
-
-def _select_rows(cache: Any, rows: torch.Tensor) -> DynamicCache:
-    """A new cache whose row i is row `rows[i]` of `cache`; the given one is left as it is."""
-    selected = DynamicCache()
-    for layer in cache.layers:
-        if type(layer) is not DynamicLayer:
-            raise ValueError(f"cannot continue a {type(layer).__name__} for several questions; use share=False")
-        twin = copy.copy(layer)
-        twin.keys, twin.values = _pick(layer.keys, rows), _pick(layer.values, rows)
-        selected.layers.append(twin)
-    return selected
-
-
-def _pick(values: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor:
-    assert values is not None, "a layer that has been run holds its keys and values"
-    # One row is viewed, not copied: attention appends the new keys to it, which copies anyway.
-    return values.expand(len(rows), -1, -1, -1) if values.shape[0] == 1 else values[rows]

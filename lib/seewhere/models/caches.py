@@ -1,0 +1,46 @@
+"""Keys and values that several sequences continue: which models allow it, and how a row of a cache is handed on."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+
+def can_share_prefixes(model: Any, longest: int) -> bool:
+    """Whether the model's keys and values can be copied and continued for sequences of `longest` tokens.
+
+    True for eager and sdpa attention over the whole sequence; False for sliding windows shorter than `longest`,
+    recurrent or linear-attention layers, and other attention implementations (not tested with gaps in the mask).
+    """
+    config = model.config.get_text_config(decoder=True)
+    if getattr(config, "_attn_implementation", None) not in ("eager", "sdpa"):
+        return False
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    windows = [getattr(config, name, None) for name in ("sliding_window", "window_size", "attention_chunk_size")]
+    windowed = kinds != {"full_attention"} or bool(getattr(config, "use_sliding_window", True))
+    if windowed and any(isinstance(window, int) and window < longest for window in windows):
+        return False
+    recurrent = any("linear" in kind or "mamba" in kind or "recurrent" in kind for kind in kinds)
+    return not recurrent and not getattr(model, "_is_stateful", False)
+
+
+def select_rows(cache: Any, rows: torch.Tensor) -> DynamicCache:
+    """A new cache whose row i is row `rows[i]` of `cache`; the given one is left as it is."""
+    selected = DynamicCache()
+    for layer in cache.layers:
+        if type(layer) is not DynamicLayer:
+            raise ValueError(f"cannot continue a {type(layer).__name__} for several questions; use share=False")
+        twin = copy.copy(layer)
+        twin.keys, twin.values = _pick(layer.keys, rows), _pick(layer.values, rows)
+        selected.layers.append(twin)
+    return selected
+
+
+def _pick(values: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor:
+    assert values is not None, "a layer that has been run holds its keys and values"
+    # One row is viewed, not copied: attention appends the new keys to it, which copies anyway.
+    return values.expand(len(rows), -1, -1, -1) if values.shape[0] == 1 else values[rows]
