@@ -141,3 +141,53 @@ def collate(rows: Sequence[Row], additive: torch.dtype | None = None, multiple: 
         "labels": padded("labels", IGNORED),
         "attention_mask": mask,
     }
+
+
+# ------------------------------------------------------------------------- many questions behind an embedded prefix
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """Questions about B prefixes (images), the same number N of places behind each.
+
+    What all of them begin with stands once: `shared` (B, C). `tokens` and `labels` (B, N, W) are the rest of each
+    question and its answer, padded at the end; labels are `IGNORED` but for answers. Missing questions are all
+    padding.
+    """
+
+    shared: torch.Tensor
+    tokens: torch.Tensor
+    labels: torch.Tensor
+
+    def to(self, device: torch.device | str) -> Questions:
+        """The same on a device."""
+        return Questions(self.shared.to(device), self.tokens.to(device), self.labels.to(device))
+
+
+def collate_questions(questions: Sequence[Sequence[Sample]], multiple: int = 1) -> Questions:
+    """Lay out the questions of several images.
+
+    Args:
+        questions: for each image its questions; prompts are what comes after the image.
+        multiple: the width W is padded up to a multiple of this.
+
+    Raises:
+        ValueError: without any question.
+    """
+    prompts = [sample.prompt for asked in questions for sample in asked]
+    if not prompts:
+        raise ValueError("there are no questions; expected at least one")
+    first, last = min(prompts), max(prompts)
+    common, limit = 0, min(map(len, prompts)) - 1
+    while common < limit and first[common] == last[common]:
+        common += 1
+    width = -(-max(len(sample) - common for asked in questions for sample in asked) // multiple) * multiple
+    most = max(map(len, questions))
+    tokens = torch.zeros(len(questions), most, width, dtype=torch.long)
+    labels = torch.full_like(tokens, IGNORED)
+    for image, asked in enumerate(questions):
+        for place, sample in enumerate(asked):
+            own = len(sample.prompt) - common
+            tokens[image, place, : len(sample) - common] = torch.tensor((*sample.prompt[common:], *sample.answer))
+            labels[image, place, own : own + len(sample.answer)] = torch.tensor(sample.answer)
+    return Questions(torch.tensor(first[:common], dtype=torch.long).repeat(len(questions), 1), tokens, labels)
