@@ -19,8 +19,8 @@ from measure import seconds, show
 from seewhere.models.micro_clip import MicroClip, build_model
 from seewhere.models.micro_qformer import MicroBlip2, QFormerSettings
 from seewhere.models.micro_text import world_tokenizer
-from seewhere.models.resamplers import MicroResampler
-from seewhere.probing.adapter import Probed, load_probed
+from seewhere.models.resamplers import MicroResampler, load_resampler
+from seewhere.probing.adapter import Probed
 from seewhere.probing.features import cached_features, compute_features
 from seewhere.probing.search import SearchSpace, search
 from seewhere.probing.sources import FrozenTokens
@@ -35,7 +35,7 @@ PAPER_BYTES = 32 * 768 * 2  # one example of BLIP-2's Q-Former in half precision
 def resampler(name: str) -> Probed:
     """Return the named resampler, or one of its shape with random weights."""
     try:
-        return load_probed(name)
+        return Probed(load_resampler(name))
     except FileNotFoundError as error:
         print(f"random weights in the shape of micro-blip2 ({str(error).splitlines()[0][:100]})")
         tokenizer = world_tokenizer()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from seewhere.models.inputs import model_family
 from seewhere.models.micro_qformer import TextBatch
 from seewhere.models.resampling import Resampler, fingerprint_of
+from seewhere.probing.vilt import Vilt
+from seewhere.storage import read_json
 
 
 class Probed:
@@ -89,11 +93,29 @@ class Probed:
         return np.asarray(whole(images, statements))
 
 
-def load_probed(source: str | Path, **options: Any) -> Probed:
-    """Load a resampler by name, folder or hub id (see `seewhere.models.resamplers.load_resampler`) for probing."""
-    from seewhere.models.resamplers import load_resampler
+def load_probed(source: str | Path, **options: Any) -> Probed | Vilt:
+    """Load what is to be probed: a resampler, or ViLT, by name, folder or hub id.
 
+    Args:
+        source: see `seewhere.models.resamplers.load_resampler`; or a ViLT, such as ``dandelin/vilt-b32-mlm``.
+        options: passed on to the model.
+
+    Raises:
+        FileNotFoundError: nothing of that name.
+        ValueError: a model of another family.
+    """
+    from seewhere.models.resamplers import NAMES, load_resampler
+
+    if str(source) not in NAMES and not _is_micro_folder(Path(source)):
+        with suppress(FileNotFoundError):  # the other loader knows the names to list
+            if model_family(source) == "vilt":
+                return Vilt.load(source, **options)
     return Probed(load_resampler(source, **options))
+
+
+def _is_micro_folder(folder: Path) -> bool:
+    path = folder / "config.json"
+    return path.is_file() and "resampler" in read_json(path)
 
 
 def _eye_hash(resampler: Resampler) -> str:
