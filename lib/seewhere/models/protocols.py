@@ -91,3 +91,25 @@ class FeatureModel(Protocol):
             ValueError: not one text per image, an empty text, or a layer that the model does not have.
         """
         ...
+
+
+@runtime_checkable
+class PixelReader(Protocol):
+    """A model that can be asked for the colour at a place."""
+
+    name: str
+
+    def read_pixels(self, images: Sequence[Image.Image], points: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Colours at points.
+
+        Args:
+            images: pictures of any mode and size.
+            points: for each picture an array (N, 2) of x, y in pixels of the picture as given.
+
+        Returns:
+            For each picture (N, 3) float64: red, green, blue, 0..255; not-a-number where the answer was unusable.
+
+        Raises:
+            ValueError: not one array of points per picture, or points outside of one.
+        """
+        ...

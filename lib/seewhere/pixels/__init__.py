@@ -1,0 +1,1 @@
+"""Reading pixels out of vision-language models (PVP / PAE-LaMM, 2024): reconstruction and referring segmentation."""
