@@ -48,6 +48,9 @@ CELLS = {
     "browse": "widgets.browse(data)",
     "ask": "widgets.ask(EveryRectangle(data), ByLabel(), data)",
     "draw": "widgets.draw(data)",
+    "annotate": "from types import SimpleNamespace\nfrom seewhere.show.annotate import annotate\n"
+    "items = [SimpleNamespace(item_id=n, expression=e) for n, e in enumerate(data.expressions)]\n"
+    "annotate(items, Path.cwd() / 'answers.jsonl', 'anna')",
 }
 
 
@@ -225,3 +228,22 @@ def test_draw_measures_a_box_dragged_with_the_mouse(driver: Any, lab: str) -> No
     drag.move_by_offset(round(14 * scale), round(19 * scale)).move_by_offset(round(14 * scale), round(19 * scale))
     drag.release().perform()
     wait_for(lambda: "a hit" in output_text(driver), "the IoU of the box that was drawn")
+
+
+def test_cells_are_annotated_from_the_keyboard_and_jupyter_keeps_its_hands_off(driver: Any, lab: str) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    open_and_run(driver, lab, "annotate")
+    first = wait_for(lambda: picture(driver), "the picture of the page")
+    cells = len(find(driver, ".jp-Notebook .jp-CodeCell"))
+    keyboard = wait_for(lambda: find(driver, ".seewhere-keys"), "the field for the keyboard")[0]
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].focus()", keyboard)
+    keyboard.send_keys("dd", "x", Keys.BACKSPACE)  # in Jupyter: delete the cell, cut it
+    wait_for(lambda: "middle right" in output_text(driver) and "1. middle right" in output_text(driver), "a first cell")
+    keyboard.send_keys("9", Keys.ENTER)
+    wait_for(lambda: "1 of" in output_text(driver) and "answered by anna" in output_text(driver), "the next item")
+    assert len(find(driver, ".jp-Notebook .jp-CodeCell")) == cells
+    find(driver, ".jp-OutputArea button.mod-primary")[0].click()  # without an answer it does nothing
+    keyboard.send_keys("f", Keys.ENTER)
+    wait_for(lambda: "2 of" in output_text(driver), "the second answer")
+    assert first

@@ -31,7 +31,7 @@ def items(tmp_path):
 
 def press(page, *keys):
     for key in keys:
-        page.keyboard.pressed = [key, page.keyboard.pressed[1] + 1]
+        page.keyboard._handle_custom_msg({"key": key}, [])  # as the browser sends it
 
 
 def test_keys_lie_as_the_cells_do(items, tmp_path):

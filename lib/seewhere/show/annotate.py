@@ -18,7 +18,6 @@ from typing import Any, Protocol
 
 import anywidget
 import ipywidgets
-import traitlets
 from matplotlib.figure import Figure
 
 from seewhere.boxes import CELLS
@@ -100,34 +99,35 @@ class AnswerFile:
 
 
 class Keyboard(anywidget.AnyWidget):
-    """A strip that takes the keyboard while it has the focus; `pressed` is (key, running number)."""
+    """A field that takes the keyboard while it has the focus, and sends each key as a message of its own.
+
+    Messages, because a synchronised value would swallow keys that come faster than the kernel answers. And an input
+    field, though nothing is ever typed into it, because Jupyter leaves keys to those: anywhere else on the page it
+    would take "x" or "d" for commands of its own.
+    """
 
     _esm = """
     export default { render({ model, el }) {
-      const strip = document.createElement("div");
-      strip.tabIndex = 0;
-      strip.className = "seewhere-keys";
-      strip.setAttribute("role", "application");
-      strip.setAttribute("aria-label", "keyboard for the cells");
-      strip.textContent = "click here to use the keyboard";
-      strip.style.cssText = "padding:6px 10px;border:1px dashed #888;border-radius:4px;cursor:pointer";
+      const field = document.createElement("input");
+      field.className = "seewhere-keys";
+      field.setAttribute("aria-label", "keyboard for the cells");
+      field.style.cssText = "padding:6px 10px;border:1px dashed #888;border-radius:4px;width:240px;cursor:pointer";
       const show = (on) => {
-        strip.style.borderStyle = on ? "solid" : "dashed";
-        strip.textContent = on ? "keyboard on" : "click here to use the keyboard";
+        field.style.borderStyle = on ? "solid" : "dashed";
+        field.placeholder = on ? "keyboard on" : "click here to use the keyboard";
       };
-      strip.onfocus = () => show(true);
-      strip.onblur = () => show(false);
-      strip.addEventListener("keydown", (event) => {
+      show(false);
+      field.onfocus = () => show(true);
+      field.onblur = () => show(false);
+      field.addEventListener("keydown", (event) => {
         if (event.key === "Tab" || event.ctrlKey || event.metaKey || event.altKey) return;
         event.preventDefault();
         event.stopPropagation();
-        model.set("pressed", [event.key, (model.get("pressed")[1] || 0) + 1]);
-        model.save_changes();
+        model.send({ key: event.key });
       });
-      el.appendChild(strip);
+      el.appendChild(field);
     } };
     """
-    pressed = traitlets.List(default_value=["", 0]).tag(sync=True)
 
 
 class Annotator(Panel):
@@ -178,7 +178,7 @@ class Annotator(Panel):
         self.choice = ipywidgets.HTML()
         self.controls = ipywidgets.VBox([grid, self.choice, *below])
         self.keyboard = Keyboard()
-        self.keyboard.observe(lambda change: self.press(change["new"][0]), "pressed")
+        self.keyboard.on_msg(lambda _, content, buffers: self.press(str(content.get("key", ""))))
 
     # -- what a person does --------------------------------------------------------------------------------------------
 
