@@ -42,6 +42,11 @@ class Probed:
         self.module = resampler.trained_part().requires_grad_(True)
         self.module.eval()
 
+    def to(self, device: str | torch.device) -> Probed:
+        """Move the whole resampler, eye included; the trained part alone would leave the two on different devices."""
+        self.resampler.to(device)
+        return self
+
     def features(
         self, images: Sequence[Image.Image], texts: Sequence[str], layers: Sequence[str] | None = None
     ) -> dict[str, NDArray]:
@@ -110,7 +115,10 @@ def load_probed(source: str | Path, **options: Any) -> Probed | Vilt:
         with suppress(FileNotFoundError):  # the other loader knows the names to list
             if model_family(source) == "vilt":
                 return Vilt.load(source, **options)
-    return Probed(load_resampler(source, **options))
+    resampler = load_resampler(source, **options)
+    if torch.cuda.is_available():  # of several, the one that the launcher gave this process
+        resampler.to("cuda")
+    return Probed(resampler)
 
 
 def _is_micro_folder(folder: Path) -> bool:

@@ -48,12 +48,17 @@ class TrainedTokens:
         self.model, self.examples, self.encoded = model, list(examples), encoded
         self.module = model.module
         self.identity = model.weights_hash
+        self._device: torch.device | None = None
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def tokens(self, rows: NDArray[np.int64], device: torch.device) -> Tensor:
         """Return the last layer's tokens of some examples, with gradients where they are enabled."""
+        move = getattr(self.model, "to", None)
+        if move is not None and device != self._device:  # its frozen parts go where its trained part is
+            move(device)
+            self._device = device
         chosen = [self.examples[row] for row in rows]
         texts = [example.text for example in chosen]
         if self.encoded is not None:
