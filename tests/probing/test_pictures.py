@@ -1,0 +1,46 @@
+"""Figures of the study say what the tables say."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from seewhere.probing import analysis, controls, pictures
+from test_analysis import SHARES, arm, table
+
+
+def test_every_chart_draws():
+    both = pd.concat([arm(t, r, s, a) for t in ("rec", "vsr") for r in ("micro-blip2", "micro-instruct")
+                      for a, s in (("frozen", 0.3), ("unfrozen", 0.8))])  # fmt: skip
+    layers = pd.concat([arm("vsr", "x", s, "frozen", n) for n, s in (("0", 0), ("10", 1), ("2", 0.5))])
+    groups = table(SHARES, arm="frozen")
+    tau = analysis.rank_correlation(groups, "area")
+    drawn = [
+        pictures.arms_chart(both, "rec", 0.1),
+        pictures.groups_chart(groups, "super_category"),
+        pictures.curves(layers, "layer"),
+        pictures.correlation_chart(analysis.by_super_category(groups, {}), "area", tau),
+    ]
+    assert all(isinstance(figure, Figure) for figure in drawn)
+    line = drawn[2].axes[0].lines[0]
+    assert line.get_xdata().tolist() == [0, 2, 10] and np.allclose(line.get_ydata(), [0, 50, 100])
+    assert "tau-b +1.00" in drawn[3].axes[0].get_title(loc="left")
+
+
+def test_the_papers_numbers_stand_beside_ours():
+    both = pd.concat([arm("rec", r, 0.5, "frozen") for r in ("micro-blip2", "micro-instruct", "vilt")])
+    shown = pictures.beside_the_paper(both).set_index("resampler")
+    assert shown.paper["micro-blip2"] == 30.26 and shown.paper["micro-instruct"] == 19.92
+    assert np.isnan(shown.paper["vilt"]) and shown.value.tolist() == [50, 50, 50]
+
+
+def test_the_gallery_shows_what_each_arm_said(box_task, binary_task):
+    right = controls.predictions(box_task, box_task.targets("test"))
+    wrong = controls.predictions(box_task, controls.at_random(box_task))
+    figure = pictures.box_gallery(box_task, {"frozen": wrong, "unfrozen": right}, count=4)
+    titles = [axes.get_title(loc=side) for axes in figure.axes for side in ("left", "center")]
+    titles = [title for title in titles if title]
+    assert len(titles) == 4 and all("unfrozen: IoU 1.00, a hit" in title for title in titles)
+    with pytest.raises(ValueError, match="no boxes"):
+        pictures.box_gallery(binary_task, {})
+    with pytest.raises(ValueError, match="no example"):
+        pictures.box_gallery(box_task, {"frozen": right.assign(example_id=-1)})
