@@ -6,12 +6,15 @@ import argparse
 import os
 import random
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from seewhere.llm_wrapper import prompts as wrapper_prompts
 from seewhere.models.candidates import make_candidates
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
 
 LABELS = ("dog", "cat", "giraffe", "person", "bus", "apple", "chair", "zebra")
 PLACES = ("on the left", "on the right", "at the top", "in the middle", "nearest the bottom")
@@ -85,3 +88,30 @@ def show(title: str, rows: list[tuple[str, float, str]], base: float) -> None:
     print(f"\n{title}")
     for what, taken, remark in rows:
         print(f"  {what:58s} {taken:9.3f} s  {taken / base:7.2f} x  {remark}")
+
+
+class PeakBytes(TorchDispatchMode):
+    """Largest number of bytes in living storages that were made within the block, on any device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.seen: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation and count the storages that it made."""
+        result = func(*args, **(kwargs or {}))
+        given = {t.untyped_storage()._cdata for t in tree_iter((args, kwargs)) if isinstance(t, torch.Tensor)}
+        for tensor in tree_iter(result):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in given and storage._cdata not in self.seen:
+                    self.seen.add(storage._cdata)
+                    self.now += storage.nbytes()
+                    weakref.finalize(storage, self._freed, storage._cdata, storage.nbytes())
+        self.peak = max(self.peak, self.now)
+        return result
+
+    def _freed(self, key: int, size: int) -> None:
+        self.seen.discard(key)
+        self.now -= size

@@ -4,7 +4,8 @@ Weights are large, so a wrong position or mask changes most answers; everything 
 """
 
 import gc
-import weakref
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,6 @@ from seewhere.models import choose
 from seewhere.models.grammar import AnswerGrammar
 from seewhere.models.shared_prefix import PrefixEngine
 from seewhere.training import add_lora
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -32,6 +31,9 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+from measure import PeakBytes
 
 END, OPEN, COMMA, CLOSE, DIGIT, NUMBER = 2, 3, 4, 5, 10, 30
 VOCABULARY = 96
@@ -211,32 +213,6 @@ def test_an_answer_without_choice_and_no_questions() -> None:
     assert (found.values == 0).all() and (found.log_probabilities == 0).all()
     assert engine.decode(prefix, [], whole_numbers()).values.shape == (0, 3)
     assert engine.score(prefix, [], [(1,), (2,)]).shape == (0, 2)
-
-
-class PeakBytes(TorchDispatchMode):
-    """Largest number of bytes in living storages that were made within the block."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self.seen: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        given = {t.untyped_storage()._cdata for t in tree_iter((args, kwargs)) if isinstance(t, torch.Tensor)}
-        for tensor in tree_iter(result):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                if storage._cdata not in given and storage._cdata not in self.seen:
-                    self.seen.add(storage._cdata)
-                    self.now += storage.nbytes()
-                    weakref.finalize(storage, self._freed, storage._cdata, storage.nbytes())
-        self.peak = max(self.peak, self.now)
-        return result
-
-    def _freed(self, key: int, size: int) -> None:
-        self.seen.discard(key)
-        self.now -= size
 
 
 @pytest.mark.parametrize("family", ["llama", "neox"])

@@ -128,21 +128,34 @@ def joined(
     # Heads to the front: one product per key head over all questions, without a copy of the prefix.
     asked = (query * scale).view(batch, count, groups, shared, width, size).transpose(1, 2)
     flat = asked.reshape(batch, groups, count * shared * width, size)
-    far = (flat @ prefix_key.transpose(-1, -2)).view(batch, groups, count, shared * width, -1)
+    far = flat @ prefix_key.transpose(-1, -2)
     own_key, own_value = key.transpose(1, 2), value.transpose(1, 2)  # (B, key heads, N, S, d)
     near = flat.view(batch, groups, count, shared * width, size) @ own_key.transpose(-1, -2)
-    scores = torch.cat([far, near], dim=-1)
     if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    length = prefix_key.shape[2]
-    hidden = ~mask[:, None, :, None].expand(-1, 1, -1, shared, -1, -1).flatten(3, 4)  # (B or 1, 1, N or 1, gq, S)
-    scores[..., length:].masked_fill_(hidden, torch.finfo(scores.dtype).min)
-    wide = torch.float32 if scores.dtype.itemsize < 4 else scores.dtype
-    weights = scores.softmax(-1, dtype=wide).to(value.dtype)
-    output = weights[..., length:] @ own_value
-    far_weights = weights[..., :length].reshape(batch, groups, count * shared * width, length)
-    output = output + (far_weights @ prefix_value).view(output.shape)
+        far, near = (softcap * torch.tanh(scores / softcap) for scores in (far, near))
+    visible = mask[:, None, :, None].expand(-1, 1, -1, shared, -1, -1).flatten(3, 4)  # (B or 1, 1, N or 1, gq, S)
+    near = near.masked_fill(~visible, torch.finfo(near.dtype).min)
+    far, near, total = _weights(far, near.view(batch, groups, flat.shape[2], -1))
+    output = (near.view(batch, groups, count, shared * width, -1) @ own_value).view(flat.shape)
+    output = output + far @ prefix_value
+    output = output if total is None else output.div_(total)
     return output.view(batch, groups, count, shared, width, size).transpose(1, 2).reshape(query.shape)
+
+
+def _weights(far: torch.Tensor, near: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """One softmax over two tensors of scores side by side, and what its results are still to be divided by.
+
+    Without gradients it is done in place: fresh memory of this size costs more than the arithmetic on a processor.
+    """
+    if torch.is_grad_enabled():
+        scores = torch.cat([far, near], dim=-1)
+        weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
+        return weights[..., : far.shape[-1]], weights[..., far.shape[-1] :], None
+    largest = near.amax(-1, keepdim=True)
+    if far.shape[-1]:
+        largest = torch.maximum(largest, far.amax(-1, keepdim=True))
+    far, near = far.sub_(largest).exp_(), near.sub_(largest).exp_()
+    return far, near, far.sum(-1, keepdim=True).add_(near.sum(-1, keepdim=True))
 
 
 def _packed(
