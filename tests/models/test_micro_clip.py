@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from seewhere.boxes import CELLS
+from seewhere.boxes import CELLS, cell_of
 from seewhere.cli import main
 from seewhere.models import micro_clip_training as training
 from seewhere.models import position_probe
@@ -142,14 +142,17 @@ def test_the_rate_rises_and_falls() -> None:
 # -- the model ---------------------------------------------------------------------------------------------------
 
 
-def test_patch_tokens_are_the_states_before_the_last_layer() -> None:
+def test_an_image_is_the_mean_of_what_its_patches_say() -> None:
     clip = tiny_clip().eval()
     pixels = clip.pixels([Image.new("RGB", (50, 40), "red")])
     with torch.no_grad():
-        states = clip.model.vision_model(pixel_values=pixels, output_hidden_states=True).hidden_states
+        eye = clip.model.vision_model
+        states = eye(pixel_values=pixels).last_hidden_state[:, 1:]
         tokens = clip.patch_tokens(pixels)
-    assert tokens.shape == (1, 17, 64)
-    torch.testing.assert_close(tokens, torch.nn.functional.layer_norm(states[1], (64,)))
+        said = clip.model.visual_projection(eye.post_layernorm(states)).mean(1)
+        torch.testing.assert_close(clip.embed_pixels(pixels), said / said.norm(dim=1, keepdim=True))
+    assert tokens.shape == (1, 16, 64)
+    torch.testing.assert_close(tokens, torch.nn.functional.layer_norm(states, (64,)))
 
 
 def test_boxes_follow_the_pixels() -> None:
@@ -212,23 +215,58 @@ def test_zero_shot_is_the_chance_to_rank_a_picture_with_above_one_without() -> N
 @pytest.mark.parametrize("readout", position_probe.READOUTS)
 def test_the_cell_probe_reads_cells_from_tokens_that_hold_them(readout: str) -> None:
     torch.manual_seed(0)
-    count, grid, categories = 2000, 6, 3
+    count, grid, categories = 1200, 6, 3
     asked, cells = torch.randint(0, categories, (count,)), torch.randint(0, 9, (count,))
     tokens = 0.1 * torch.randn(count, grid * grid, 24 + 8)
     tokens[:, :, 8:] += sine_cosine_positions(24, grid)
     column, row = 2 * (cells % 3) + torch.randint(0, 2, (count,)), 2 * (cells // 3) + torch.randint(0, 2, (count,))
+    shown = torch.full((count, grid * grid), categories)
+    shown[torch.arange(count), row * grid + column] = asked
     tokens[torch.arange(count), row * grid + column, asked] += 3.0
+    whose = torch.where(shown < categories, cells[:, None], torch.tensor(position_probe.NOBODY))
     probe = position_probe.CellProbe(32, grid * grid, categories, readout)
     optimizer = torch.optim.AdamW(probe.parameters(), lr=3e-2)
-    for part in list(torch.arange(1600).split(100)) * 12:
-        torch.nn.functional.cross_entropy(probe(tokens[part], asked[part]), cells[part]).backward()
+    for part in list(torch.arange(1000).split(100)) * 8:
+        loss = probe.patch_loss(tokens[part], position_probe.PatchLabels(shown[part], whose[part]))
+        logits = probe(tokens[part], torch.arange(100), asked[part])
+        (loss + torch.nn.functional.cross_entropy(logits, cells[part])).backward()
         optimizer.step()
         optimizer.zero_grad()
     with torch.no_grad():
-        right = probe(tokens[1600:], asked[1600:]).argmax(1) == cells[1600:]
-        wrong_category = probe(tokens[1600:], (asked[1600:] + 1) % 3).argmax(1) == cells[1600:]
+        rows, wanted = torch.arange(200), cells[1000:]
+        right = probe(tokens[1000:], rows, asked[1000:]).argmax(1) == wanted
+        other_category = probe(tokens[1000:], rows, (asked[1000:] + 1) % 3).argmax(1) == wanted
     assert right.float().mean() > 0.9
-    assert wrong_category.float().mean() < 0.5
+    assert other_category.float().mean() < 0.5
+
+
+def test_patches_are_labelled_by_what_stands_in_front(pairs: WorldPairs) -> None:
+    names = [c.name for c in load_sprites().coco]
+    labels = position_probe.patch_labels(pairs, names, 8)
+    for row, scene in enumerate(pairs.scenes):
+        front = max(scene.objects, key=lambda o: o.depth)
+        x, y = (front.box[0] + front.box[2]) / 2 / scene.width, (front.box[1] + front.box[3]) / 2 / scene.height
+        patch = int(y * 8) * 8 + int(x * 8)
+        assert labels.categories[row, patch] == names.index(front.category)
+        assert labels.cells[row, patch] == cell_of(front.box, scene.size)
+        shown = set(labels.categories[row].tolist()) - {len(names)}
+        assert shown <= {names.index(o.category) for o in scene.objects}
+    nobody = labels.categories == len(names)
+    assert nobody.any() and (labels.cells[nobody] == position_probe.NOBODY).all()
+    assert (labels.cells[~nobody] >= 0).all()
+
+
+def test_questions_of_some_scenes_keep_their_scene(pairs: WorldPairs) -> None:
+    names = [c.name for c in load_sprites().coco]
+    asked, scenes = position_probe.named_cells(pairs, names), torch.tensor([5, 0, 11])
+    part = position_probe.questions_of(asked, scenes)
+    expected = [
+        (place, category, cell)
+        for place, scene in enumerate(scenes.tolist())
+        for row, category, cell in zip(asked.rows.tolist(), asked.categories, asked.cells, strict=True)
+        if row == scene
+    ]
+    assert list(zip(part.rows.tolist(), part.categories, part.cells, strict=True)) == expected
 
 
 def test_questions_name_objects_that_are_alone_in_their_category(pairs: WorldPairs) -> None:

@@ -1,12 +1,12 @@
 """Micro-CLIP: a small image and text tower trained contrastively, and the frozen eye of every micro resampler.
 
-It is transformers' `CLIPModel` at 2-4 million parameters. One thing is fixed by hand: positions. Nothing in
+It is transformers' `CLIPModel` at 2-4 million parameters. Positions are fixed by hand: nothing in
 contrastive training on captions that tell no place rewards keeping them, and learned ones fade from the patch tokens;
 so they are two-dimensional sines and cosines of the size of the patches' own content, and stay as they are.
 `seewhere.models.position_probe` measures what comes through.
 
-Patch tokens are read after the last layer but one, as BLIP-2 reads its ViT: only the class token of the last layer is
-ever trained.
+One thing is pooled otherwise than in CLIP: an image's embedding is the mean of its patches' embeddings, not the class
+token's. So every patch has to say itself what it shows, and its token is worth reading.
 """
 
 from __future__ import annotations
@@ -170,17 +170,22 @@ class MicroClip(nn.Module):
         return torch.from_numpy(pixels_of(np.stack([square(image, self.side) for image in images])))
 
     def patch_tokens(self, pixels: Tensor) -> Tensor:
-        """Return the class token and the patch tokens (N, 1 + grid * grid, width) after the last layer but one.
+        """Return the patch tokens (N, grid * grid, width) after the last layer, row by row.
 
         Each token is standardised over its width (BLIP-2 has a layer norm there): what reads them needs no scale.
         """
-        states = self.model.vision_model(pixel_values=pixels.to(self.device), output_hidden_states=True).hidden_states
-        return functional.layer_norm(states[-2].float(), (self.width,))
+        states = self.model.vision_model(pixel_values=pixels.to(self.device)).last_hidden_state[:, 1:]
+        return functional.layer_norm(states.float(), (self.width,))
 
     def embed_pixels(self, pixels: Tensor) -> Tensor:
         """Return normalised image embeddings (N, projection) of inputs (N, 3, side, side)."""
-        pooled = self.model.vision_model(pixel_values=pixels.to(self.device)).pooler_output
-        return functional.normalize(self.model.visual_projection(pooled).float(), dim=-1)
+        return functional.normalize(self.embed_patches(pixels).mean(dim=1).float(), dim=-1)
+
+    def embed_patches(self, pixels: Tensor) -> Tensor:
+        """Return each patch's own embedding (N, grid * grid, projection); the image's is their normalised mean."""
+        eye = self.model.vision_model
+        states = eye(pixel_values=pixels.to(self.device)).last_hidden_state[:, 1:]
+        return self.model.visual_projection(eye.post_layernorm(states))
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Return normalised text embeddings (N, projection)."""

@@ -179,10 +179,11 @@ patches of {settings["patch"]} in {settings["side"]} px, fixed sine-cosine posit
 | objective | contrastive (Radford et al. 2021), {settings["steps"]:,} steps of {settings["batch"]} pairs |
 | image-to-text R@1 | {scores["retrieval_at_1"]:.3f} of {scores["retrieval_scenes"]:,} unseen scenes (val split) |
 | zero-shot presence | mean area under the ROC {np.mean(list(zero.values())):.3f}; weakest: {", ".join(worst)} |
-| cell of a named object, one attention head | {cell["attention"]["accuracy"]:.3f} \
+| cell of a named object, place read from tokens | {cell["attention"]["accuracy"]:.3f} \
 ({cell["attention"]["away_from_lines"]:.3f} away from lines; commonest cell {cell["attention"]["majority"]:.3f}) |
-| cell of a named object, evidence by patch | {cell["linear"]["accuracy"]:.3f} \
-({cell["linear"]["away_from_lines"]:.3f} away from lines) |
+| cell of a named object, place read from patch numbers | {cell["evidence"]["accuracy"]:.3f} \
+({cell["evidence"]["away_from_lines"]:.3f} away from lines) |
+| category of a patch on an object | {cell["attention"]["what"]:.3f} |
 | size | {megabytes:.1f} MB, fp16 |
 | sha256 of model.safetensors | `{digest}` |
 

@@ -28,7 +28,7 @@ FULL_CAPTIONS = 0.4  # share of captions that say everything; shorter ones leave
 def frozen_tokens(
     clip: MicroClip, pairs: WorldPairs, first: int, split: str, progress: bool = True, batch_size: int = 200
 ) -> np.ndarray:
-    """Return the eye's tokens (N, 1 + patches, width) fp16 of scenes, memory-mapped from the cache folder.
+    """Return the eye's tokens (N, patches, width) fp16 of scenes, memory-mapped from the cache folder.
 
     The folder's name holds a hash of the weights, so tokens of another eye are never read.
 
@@ -44,7 +44,7 @@ def frozen_tokens(
     folder = cache_home() / "micro-clip-tokens" / key
     if not folder.exists():
         with atomic_directory(folder) as partial, torch.no_grad():
-            shape = (len(pairs), 1 + clip.grid**2, clip.width)
+            shape = (len(pairs), clip.grid**2, clip.width)
             found = np.lib.format.open_memmap(partial / "tokens.npy", mode="w+", dtype=np.float16, shape=shape)
             starts = range(0, len(pairs), batch_size)
             for start in tqdm(starts, desc=f"{split} image tokens", mininterval=2, disable=not progress):

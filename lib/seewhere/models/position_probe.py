@@ -1,13 +1,17 @@
 """Is place still in the patch tokens? A linear probe for the cell (of 3 x 3) in which a named object stands.
 
-A category that occurs once in a scene names an object; the probe is told the category and reads the frozen tokens.
-Two read-outs, each linear in the tokens given where it looks:
+A category that occurs once in a scene names an object; the probe is told the category and reads the frozen tokens
+through two linear maps: *what* a patch shows (a category, or nothing), which chooses patches by softmax, and the cell.
+The second map comes in two read-outs:
 
-``linear``: one weight vector per category, the same at every patch, gives evidence at each patch; a linear map turns
-the map of evidence into cells. Where a patch is, is known from its number, so this asks *what* each token holds.
+``attention``: it reads the cell from the mean of the chosen tokens, as one attention head of a resampler would. Patch
+numbers are not used: place must be *in* the tokens.
 
-``attention``: the same evidence chooses patches by softmax, and a linear map reads the cell from the mean of the chosen
-tokens, as one attention head of a resampler would. Patch numbers are not used: place must be *in* the tokens.
+``evidence``: it reads the cell from the map of where the category shows. Where a patch is, is known from its number, so
+this asks for *what* alone.
+
+Besides the questions, the training scenes' boxes teach each patch its own category and its object's cell: a probe that
+had to find the object from nine cells alone would need far more scenes, and would measure itself.
 
 The cell is that of the box's centre, by `boxes.cell_of`; a centre near the line between two cells is hard for any
 reader, so accuracy away from lines is reported too.
@@ -28,8 +32,9 @@ from seewhere.boxes import CELLS, cell_of
 from seewhere.models.micro_clip import MicroClip
 from seewhere.models.world_pairs import WorldPairs, pixels_of, single_objects
 
-READOUTS = ("linear", "attention")
+READOUTS = ("attention", "evidence")
 MARGIN = 0.05  # of the picture's side: centres nearer to a line than this are left out of the second number
+NOBODY = -100  # the cell of a patch that shows no object
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +52,19 @@ class NamedCells:
 
 @dataclass(frozen=True, slots=True)
 class CellScores:
-    """Accuracy (0..1) of a probe on unseen scenes: over all objects, away from lines, and of the commonest cell."""
+    """Scores (0..1) of a probe on unseen scenes.
+
+    Attributes:
+        accuracy: share of objects whose cell is right; `away_from_lines` leaves out those near a line between cells.
+        majority: share of the commonest cell.
+        what: share of patches on an object whose category is right.
+        objects: number of objects.
+    """
 
     accuracy: float
     away_from_lines: float
     majority: float
+    what: float
     objects: int
 
     def as_dict(self) -> dict[str, float]:
@@ -73,6 +86,41 @@ def named_cells(pairs: WorldPairs, categories: Sequence[str]) -> NamedCells:
     return NamedCells(torch.tensor(rows), torch.tensor(kinds), torch.tensor(cells), torch.tensor(distances))
 
 
+@dataclass(frozen=True, slots=True)
+class PatchLabels:
+    """What each patch shows: categories (N, T), the number of categories standing for none, and object cells (N, T).
+
+    Cells are `NOBODY` where no object is.
+    """
+
+    categories: Tensor
+    cells: Tensor
+
+
+def patch_labels(pairs: WorldPairs, categories: Sequence[str], grid: int) -> PatchLabels:
+    """Return for each patch the frontmost object whose box holds the patch's centre (at least one patch per object)."""
+    index = {name: k for k, name in enumerate(categories)}
+    kinds = torch.full((len(pairs), grid, grid), len(categories))
+    cells = torch.full((len(pairs), grid, grid), NOBODY)
+    for row, scene in enumerate(pairs.scenes):
+        for item in sorted(scene.objects, key=lambda o: o.depth):
+            x1, x2 = (v / scene.width * grid for v in (item.box[0], item.box[2]))
+            y1, y2 = (v / scene.height * grid for v in (item.box[1], item.box[3]))
+            columns, rows = _covered(x1, x2, grid), _covered(y1, y2, grid)
+            kinds[row, rows, columns] = index[item.category]
+            cells[row, rows, columns] = cell_of(item.box, scene.size)
+    return PatchLabels(kinds.flatten(1), cells.flatten(1))
+
+
+def _covered(first: float, last: float, grid: int) -> slice:
+    """The patches whose centres lie between two coordinates (in patches), or the one in the middle."""
+    start, stop = round(first), round(last)
+    if start >= stop:
+        start = min(int((first + last) / 2), grid - 1)
+        stop = start + 1
+    return slice(start, stop)
+
+
 class CellProbe(nn.Module):
     """The probe, see the module.
 
@@ -91,27 +139,34 @@ class CellProbe(nn.Module):
         if readout not in READOUTS:
             raise ValueError(f"unknown read-out {readout!r}; expected one of {READOUTS}")
         self.readout = readout
-        self.evidence = nn.Linear(width, categories)
-        self.cells = nn.Linear(patches if readout == "linear" else width, len(CELLS))
+        self.what = nn.Linear(width, categories + 1)
+        self.cells = nn.Linear(patches if readout == "evidence" else width, len(CELLS))
+        self.sharpness = nn.Parameter(torch.ones(()))
 
-    def forward(self, tokens: Tensor, categories: Tensor) -> Tensor:
-        """Return logits (B, 9) for patch tokens (B, T, width) and categories (B,)."""
-        weights, biases = self.evidence.weight[categories], self.evidence.bias[categories]
-        evidence = (tokens @ weights[:, :, None]).squeeze(2) + biases[:, None]
-        if self.readout == "linear":
-            return self.cells(evidence)
-        chosen = functional.softmax(evidence, dim=1)[:, None] @ tokens
-        return self.cells(chosen.squeeze(1))
+    def forward(self, tokens: Tensor, rows: Tensor, categories: Tensor) -> Tensor:
+        """Return logits (Q, 9) for patch tokens (B, T, width) and questions: rows (Q,) and categories (Q,)."""
+        asked, weights = tokens[rows], self.what.weight[categories]
+        evidence = (asked @ weights[:, :, None]).squeeze(2) + self.what.bias[categories][:, None]
+        chosen = functional.softmax(self.sharpness * evidence, dim=1)
+        return self.cells(chosen if self.readout == "evidence" else (chosen[:, None] @ asked).squeeze(1))
+
+    def patch_loss(self, tokens: Tensor, labels: PatchLabels) -> Tensor:
+        """Return the loss of each patch's category, and for ``attention`` of its object's cell."""
+        loss = functional.cross_entropy(self.what(tokens).flatten(0, 1), labels.categories.flatten())
+        if self.readout == "attention":
+            logits = self.cells(tokens).flatten(0, 1)
+            loss = loss + functional.cross_entropy(logits, labels.cells.flatten(), ignore_index=NOBODY)
+        return loss
 
 
 @torch.no_grad()
 def frozen_patches(clip: MicroClip, images: np.ndarray, batch_size: int = 200) -> Tensor:
-    """Return patch tokens (N, patches, width) fp16, without the class token, of pictures (N, S, S, 3) uint8."""
+    """Return patch tokens (N, patches, width) fp16 of pictures (N, S, S, 3) uint8."""
     parts = []
     starts = range(0, len(images), batch_size)
     for start in tqdm(starts, desc="patch tokens", leave=False, disable=len(starts) < 4):
         pixels = torch.from_numpy(pixels_of(images[start : start + batch_size]))
-        parts.append(clip.patch_tokens(pixels)[:, 1:].half().cpu())
+        parts.append(clip.patch_tokens(pixels).half().cpu())
     return torch.cat(parts)
 
 
@@ -121,7 +176,7 @@ def cell_accuracy(
     test: WorldPairs,
     categories: Sequence[str],
     readout: str = "attention",
-    epochs: int = 12,
+    epochs: int = 10,
     seed: int = 0,
     progress: bool = True,
 ) -> CellScores:
@@ -132,33 +187,57 @@ def cell_accuracy(
         train, test: scenes with different numbers.
         categories: names of the categories.
         readout: one of `READOUTS`.
-        epochs: passes over the training questions, batches of 256, AdamW, cosine.
+        epochs: passes over the training scenes, 64 at a time, AdamW, cosine.
         seed: of the probe's parameters and the order.
         progress: show a bar.
     """
     torch.manual_seed(seed)
-    tokens, asked = frozen_patches(clip, train.images), named_cells(train, categories)
+    tokens, asked, labels = (
+        frozen_patches(clip, train.images),
+        named_cells(train, categories),
+        patch_labels(train, categories, clip.grid),
+    )
     probe = CellProbe(clip.width, tokens.shape[1], len(categories), readout)
     optimizer = torch.optim.AdamW(probe.parameters(), lr=1e-2, weight_decay=0.01)
-    batches = -(-len(asked.rows) // 256)
+    batches = -(-len(tokens) // 64)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * batches)
     for _ in tqdm(range(epochs), desc=f"{readout} probe", leave=False, disable=not progress):
-        for part in torch.randperm(len(asked.rows)).split(256):
-            logits = probe(tokens[asked.rows[part]].float(), asked.categories[part])
-            functional.cross_entropy(logits, asked.cells[part]).backward()
+        for scenes in torch.randperm(len(tokens)).split(64):
+            part, questions = tokens[scenes].float(), questions_of(asked, scenes)
+            loss = probe.patch_loss(part, PatchLabels(labels.categories[scenes], labels.cells[scenes]))
+            if len(questions.rows):
+                logits = probe(part, questions.rows, questions.categories)
+                loss = loss + functional.cross_entropy(logits, questions.cells)
+            loss.backward()
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
-    return _scores(probe, frozen_patches(clip, test.images), named_cells(test, categories))
+    return _scores(probe, frozen_patches(clip, test.images), test, categories, clip.grid)
+
+
+def questions_of(asked: NamedCells, scenes: Tensor) -> NamedCells:
+    """Return the questions about some scenes, whose rows then count within those scenes, in order of scene.
+
+    Args:
+        asked: questions in order of row.
+        scenes: distinct row numbers (B,).
+    """
+    starts, ends = (torch.searchsorted(asked.rows, scenes, right=right) for right in (False, True))
+    found = torch.cat([torch.arange(int(a), int(b)) for a, b in zip(starts, ends, strict=True)])
+    rows = torch.repeat_interleave(torch.arange(len(scenes)), ends - starts)
+    return NamedCells(rows, asked.categories[found], asked.cells[found], asked.distances[found])
 
 
 @torch.no_grad()
-def _scores(probe: CellProbe, tokens: Tensor, asked: NamedCells) -> CellScores:
-    parts = [
-        probe(tokens[asked.rows[p]].float(), asked.categories[p]).argmax(1)
-        for p in torch.arange(len(asked.rows)).split(512)
-    ]
-    right = torch.cat(parts) == asked.cells
-    away = asked.distances >= MARGIN
+def _scores(probe: CellProbe, tokens: Tensor, test: WorldPairs, categories: Sequence[str], grid: int) -> CellScores:
+    asked, labels = named_cells(test, categories), patch_labels(test, categories, grid)
+    right, what = [], []
+    for scenes in torch.arange(len(tokens)).split(64):
+        part, questions = tokens[scenes].float(), questions_of(asked, scenes)
+        right.append(probe(part, questions.rows, questions.categories).argmax(1) == questions.cells)
+        truth = labels.categories[scenes]
+        what.append((probe.what(part).argmax(2) == truth)[truth < len(categories)])
+    hits, away = torch.cat(right), asked.distances >= MARGIN
     majority = torch.bincount(asked.cells, minlength=len(CELLS)).max() / len(asked.cells)
-    return CellScores(float(right.float().mean()), float(right[away].float().mean()), float(majority), len(right))
+    accuracy, clear, shown = (float(v.float().mean()) for v in (hits, hits[away], torch.cat(what)))
+    return CellScores(accuracy, clear, float(majority), shown, len(hits))

@@ -73,7 +73,7 @@ class MicroResampler(Resampler):
         self._whole = (through, reader)
 
     def see(self, images: Sequence[Image.Image]) -> Tensor:
-        """Return micro-CLIP's class and patch tokens (N, 1 + patches, width)."""
+        """Return micro-CLIP's patch tokens (N, patches, width)."""
         with torch.no_grad():
             return self.clip.patch_tokens(self.clip.pixels(images))
 
@@ -156,13 +156,13 @@ class MicroPatches(Resampler):
         self.tokens = clip.grid**2 + 1
 
     def see(self, images: Sequence[Image.Image]) -> Tensor:
-        """Return micro-CLIP's class and patch tokens (N, 1 + patches, width)."""
+        """Return micro-CLIP's patch tokens (N, patches, width)."""
         with torch.no_grad():
             return self.clip.patch_tokens(self.clip.pixels(images))
 
     def resample(self, image_tokens: Tensor, texts: TextBatch) -> tuple[Tensor, ...]:
         """Return the patch tokens as they are, and the text's: one set, layer 0."""
-        return beside_text(self.clip, [image_tokens[:, 1:]], texts)
+        return beside_text(self.clip, [image_tokens], texts)
 
     def trained_part(self) -> nn.Module:
         """Return an empty module: there is nothing between the eye and the probe."""
