@@ -63,3 +63,20 @@ def test_resamplers_on_one_eye_share_its_tokens(probed, clip, binary_task, home)
         unfrozen_arm(binary_task, patches, SETTINGS, progress=False)
     with pytest.raises(ValueError, match="no way to answer"):
         patches.match([], [])
+
+
+def test_where_queries_look_is_told_per_layer(probed, clip, binary_task):
+    examples = binary_task.splits["test"][:3]
+    images, texts = open_pictures(examples), [e.text for e in examples]
+    for module in probed.module.modules():
+        if hasattr(module, "config"):
+            module.config._attn_implementation = "sdpa"
+    fast = probed.features(images, texts)["2"]
+    maps = probed.attention(images, texts)
+    patches = probed.encode(images).shape[1]
+    assert {k: v.shape for k, v in maps.items()} == {"1": (3, 4, patches), "2": (3, 4, patches)}
+    np.testing.assert_allclose([m.sum(-1) for m in maps.values()], 1, atol=1e-5)
+    assert np.ptp(maps["2"], axis=-1).max() > 1e-4
+    np.testing.assert_allclose(probed.features(images, texts)["2"], fast, atol=1e-6)
+    with pytest.raises(ValueError, match="no cross-attention"):
+        Probed(MicroPatches(clip)).attention(images, texts)

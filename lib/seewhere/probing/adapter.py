@@ -86,6 +86,42 @@ class Probed:
         device = next(iter(self.module.parameters()), torch.zeros(0)).device
         return self.forward_encoded(self.resampler.see(images).float().to(device), texts)
 
+    @torch.no_grad()
+    def attention(self, images: Sequence[Image.Image], texts: Sequence[str]) -> dict[str, NDArray]:
+        """Return where the queries look: layer -> cross-attention (N, queries, patches), mean over the heads.
+
+        Layers are named as their output is; a Q-Former may look in every other one only. Each row sums to 1 over the
+        eye's tokens, with its class token first where it has one.
+
+        Raises:
+            ValueError: a resampler without a Q-Former's cross-attention.
+        """
+        found: dict[str, NDArray] = {}
+        places = {
+            module: str(int(name.split("layer.")[-1].split(".")[0]) + 1)
+            for name, module in self.module.named_modules()
+            if name.endswith("crossattention.attention")
+        }
+        if not places:
+            raise ValueError(f"{self.name} has no cross-attention from queries to patches to show")
+
+        def keep(module: torch.nn.Module, _: Any, output: Any) -> None:
+            found[places[module]] = output[1].mean(dim=1).float().cpu().numpy()
+
+        hooks = [module.register_forward_hook(keep) for module in places]
+        configs: list[Any] = [module.config for module in places]
+        before = [config._attn_implementation for config in configs]
+        try:
+            for config in configs:  # the faster implementations do not tell their weights
+                config._attn_implementation = "eager"
+            self.features_encoded(self.encode(images), texts)
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for config, name in zip(configs, before, strict=True):
+                config._attn_implementation = name
+        return dict(sorted(found.items(), key=lambda item: int(item[0])))
+
     def match(self, images: Sequence[Image.Image], statements: Sequence[str]) -> NDArray:
         """Return the whole model's probability (N,) that each statement is true of its picture.
 

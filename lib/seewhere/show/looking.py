@@ -1,0 +1,94 @@
+"""Where queries look: cross-attention drawn over the picture, layer and query chosen with sliders."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+
+import ipywidgets
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from seewhere.show import figures
+from seewhere.show.panel import Panel, to_png
+
+SIDE = 360
+ALL = -1
+"""Stands for the mean over all queries."""
+
+
+def patch_grid(weights: ArrayLike) -> NDArray[np.float64]:
+    """Return attention over patches (P,) as a square grid, rows from the top; a class token before them is dropped.
+
+    Raises:
+        ValueError: neither P nor P - 1 is a square number.
+    """
+    values = np.asarray(weights, dtype=np.float64)
+    for skip in (0, 1):
+        side = math.isqrt(len(values) - skip)
+        if side * side == len(values) - skip:
+            return values[skip:].reshape(side, side)
+    raise ValueError(f"{len(values)} patches are no square grid, with or without a class token")
+
+
+def overlay(picture: Image.Image, weights: ArrayLike, strength: float = 0.6, side: int = SIDE) -> Image.Image:
+    """Return the picture, enlarged, with attention (P,) laid over it: the brighter, the more is looked there."""
+    large, _ = figures.enlarge(picture, side)
+    grid = patch_grid(weights)
+    share = (grid - grid.min()) / max(float(np.ptp(grid)), 1e-12)
+    heat = Image.fromarray((colormaps["inferno"](share)[..., :3] * 255).astype(np.uint8))
+    return Image.blend(large, heat.resize(large.size, Image.Resampling.BICUBIC), strength)
+
+
+class Looker(Panel):
+    """Pick an example, a layer and a query, and see where it looks.
+
+    Args:
+        pictures: N pictures.
+        texts: N texts, as the resampler read them.
+        maps: layer -> (N, queries, patches).
+
+    Raises:
+        ValueError: nothing to show, or arrays of other lengths.
+    """
+
+    def __init__(self, pictures: Sequence[Image.Image], texts: Sequence[str], maps: Mapping[str, NDArray]) -> None:
+        if not pictures or not maps or any(len(values) != len(pictures) for values in maps.values()):
+            raise ValueError(f"expected maps of {len(pictures)} pictures; got {[len(v) for v in maps.values()]}")
+        self.pictures, self.texts, self.maps = list(pictures), list(texts), dict(maps)
+        queries = next(iter(self.maps.values())).shape[1]
+        self.example = ipywidgets.IntSlider(0, 0, len(pictures) - 1, description="example")
+        self.layer = ipywidgets.SelectionSlider(options=list(self.maps), value=list(self.maps)[-1], description="layer")
+        self.query = ipywidgets.IntSlider(ALL, ALL, queries - 1, description="query")
+        self.caption = ipywidgets.HTML()
+        self.picture = ipywidgets.Image(format="png", layout={"max_width": f"{SIDE}px", "object_fit": "contain"})
+        super().__init__()
+        self.children = [ipywidgets.HBox([self.example, self.layer, self.query]), self.caption, self.picture]
+        for control in (self.example, self.layer, self.query):
+            control.observe(self._refresh, "value")
+        self._refresh()
+
+    def weights(self) -> NDArray:
+        """Attention on show, (patches,)."""
+        found = self.maps[self.layer.value][self.example.value]
+        return found.mean(axis=0) if self.query.value == ALL else found[self.query.value]
+
+    def _refresh(self, _: object = None) -> None:
+        which = "mean over the queries" if self.query.value == ALL else f"query {self.query.value}"
+        text = html.escape(self.texts[self.example.value])
+        self.caption.value = f"<p>“{text}”, layer {html.escape(self.layer.value)}, {which}</p>"
+        self.picture.value = to_png(overlay(self.pictures[self.example.value], self.weights()))
+
+    def static(self, example: int = 0, queries: Sequence[int] = (ALL, 0, 1, 2)) -> Figure:
+        """Every layer by some queries, for one example: the same view for readers without a kernel."""
+        drawn, titles = [], []
+        for layer, values in self.maps.items():
+            for query in queries:
+                found = values[example].mean(axis=0) if query == ALL else values[example][query]
+                drawn.append(overlay(self.pictures[example], found))
+                titles.append(f"layer {layer}, {'all queries' if query == ALL else f'query {query}'}")
+        return figures.gallery(drawn, titles, columns=len(queries), tile_inches=2.3)
