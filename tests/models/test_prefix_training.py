@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from seewhere.models import shared_attention as shared_attention_module
 from seewhere.models.prefix_training import question_inputs, question_loss
 from seewhere.models.shared_attention import shared_attention
 from seewhere.packing import Sample, collate_questions
@@ -68,8 +69,10 @@ def gradients(model: Any, prefix: torch.Tensor, loss: torch.Tensor) -> dict[str,
     ],
 )
 def test_loss_and_gradients_equal_those_of_single_questions(
-    family: str, attention: str, merged: bool, recompute: bool
+    family: str, attention: str, merged: bool, recompute: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if recompute:
+        monkeypatch.setattr(shared_attention_module, "SCORES", 2000)  # attention in several parts
     model, asked = make(family, attention).train(), questions()
     prefix = (torch.randn(2, 9, 32, dtype=torch.float64) * 0.5).requires_grad_()
     expected = one_by_one(model, prefix, asked)

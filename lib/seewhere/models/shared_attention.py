@@ -27,6 +27,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "shared_prefix"
+# Scores computed at a time on a processor: tensors much larger are mapped anew, and cleared, at every use.
+SCORES = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +177,13 @@ def _packed(
 
     causal = torch.ones(width, width, dtype=torch.bool, device=query.device).tril()[None, None]
     first_key, first_value = key[:, :, :start], value[:, :, :start]
-    answers = joined(questions(query), questions(key), questions(value), first_key, first_value, causal, scale, softcap)
+    own = [questions(states) for states in (query, key, value)]
+    some = count if query.device.type != "cpu" else max(1, SCORES // (batch * heads * width * (start + width)))
+    parts = [
+        joined(*(states[:, i : i + some] for states in own), first_key, first_value, causal, scale, softcap)
+        for i in range(0, count, some)
+    ]
+    answers = torch.cat(parts, dim=1)
     # The prefix is a question of its own, with nothing before it.
     alone = torch.ones(start, start, dtype=torch.bool, device=query.device).tril()[None, None]
     head = joined(
