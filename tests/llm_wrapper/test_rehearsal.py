@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from seewhere import boxes
 from seewhere.llm_wrapper import prompts
-from seewhere.llm_wrapper.rehearsal import detector_lists, imperfect_candidates, needs, rehearse, two_detectors
+from seewhere.llm_wrapper.rehearsal import (
+    detector_lists,
+    imperfect_candidates,
+    needs,
+    order_drill,
+    rehearse,
+    two_detectors,
+)
+from seewhere.models.candidates import make_candidates
 from seewhere.models.registry import load_grounder
 from seewhere.world.scenes import sample_scene
 from seewhere.world.sprites import SpriteSet, load_sprites
@@ -80,3 +88,21 @@ def test_a_detectors_own_boxes_become_examples(sprites: SpriteSet) -> None:
 def test_counting_candidates_needs_a_prompt_of_this_package() -> None:
     with pytest.raises(ValueError, match="The image contains N boxes"):
         prompts.count_candidates("hello")
+
+
+def test_drills_put_boxes_in_the_order_they_ask_for() -> None:
+    found = make_candidates([[50, 0, 60, 90], [0, 50, 9, 60], [20, 5, 30, 15]], ["dog", "cat", "dog"], None, "d", -1)
+    seen = {}
+    for seed in range(200):
+        drill = order_drill(found, (100, 100), Random(seed), "percent")
+        seen[drill.prompt.rsplit("\n", 1)[1].split(". ")[0]] = drill.answer
+    assert seen["List all boxes from left to right"] == "1,2,0"
+    assert seen["List all boxes from large to small"] == "0,2,1"
+    assert seen['List the boxes labelled "dog" from top to bottom'] == "2,0"
+    assert not any("cat" in text for text in seen), "one box has no order"
+
+
+def test_drills_are_many_at_first_and_gone_at_the_end(sprites: SpriteSet) -> None:
+    lists = list(rehearse(sprites, 20, drilling=True))
+    drills = [sum(e.meta["style"] == "drill" for e in found) for found in lists]
+    assert drills == [3] * 12 + [1] * 5 + [0] * 3

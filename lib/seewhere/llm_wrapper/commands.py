@@ -22,7 +22,7 @@ from seewhere.models.registry import load_grounder
 from seewhere.world.sprites import load_sprites
 
 VALIDATION_SCENES = 20
-ROW_TOKENS, ANSWER_TOKENS = 640, 4  # a row holds one long list or two short ones; longer lists are left out
+ROW_TOKENS = 640  # a row holds one long list or two short ones; longer lists are left out
 
 
 def register(subparsers: Any) -> None:
@@ -39,6 +39,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--rows-per-step", type=int, default=2, help="packed rows, one scene each")
     parser.add_argument("--two-sources", type=float, default=0.15, help="share of scenes with two detectors' boxes")
     parser.add_argument("--start", type=Path, help="an adapter to go on from; lists then have full length at once")
+    parser.add_argument("--no-drills", action="store_true", help="referring questions only, no ordering of boxes")
     parser.add_argument("--detector", help="train on this detector's boxes, not on the scenes' own")
     parser.add_argument("--evaluate-every", type=int, default=200, help="steps between looks at validation scenes")
     parser.add_argument("--seed", type=int, default=0)
@@ -60,11 +61,13 @@ def main(arguments: argparse.Namespace) -> int:
         arguments.questions,
         two_sources=arguments.two_sources,
         growing=arguments.start is None,
+        drilling=not arguments.no_drills,
         lists=lists,
     )
     examples = [e for found in tqdm(scenes, total=arguments.scenes, desc="scenes") for e in found]
     lengths = map(len, model.prompt_tokens([prompts.messages(e.prompt) for e in examples]))
-    examples = [e for e, length in zip(examples, lengths, strict=True) if length + ANSWER_TOKENS <= ROW_TOKENS]
+    # An answer has at most as many tokens as characters, and an end.
+    examples = [e for e, n in zip(examples, lengths, strict=True) if n + len(e.answer) + 1 <= ROW_TOKENS]
     held_out = [e for found in rehearse(sprites, VALIDATION_SCENES, 0, 8, split="val", lists=lists) for e in found]
     lora = LoraSettings(arguments.rank, 2 * arguments.rank, 0.0, ATTENTION_AND_MLP)
     settings = training.TrainingSettings(
@@ -110,7 +113,7 @@ def share_right(model: HubLanguageModel, examples: Sequence[Example]) -> float:
 
 def thinned(history: pd.DataFrame, every: int = 20) -> pd.DataFrame:
     """Return a training's log small enough to ship: the loss as means over `every` steps, and every evaluation."""
-    block = (history.step - 1) // every
+    block = ((history.step - 1) // every).rename("block")
     loss = history[history.loss.notna()].groupby(block).agg({"step": "max", "loss": "mean"}).round(4)
     looks = history[["step", "validation_p_at_1"]].dropna().round(4)
     return loss.merge(looks, on="step", how="outer")

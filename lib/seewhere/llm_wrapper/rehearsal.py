@@ -33,6 +33,16 @@ NAMES = ("micro", "micro-b", "florence-2", "grounding-dino", "gd-1.5", "a", "b")
 STYLES, SHARES = ("short", "relational", "plus"), (0.45, 0.42, 0.13)
 # A box list says nothing about colour or what is hidden; phrases that need them teach guessing only.
 UNSEEN = ("tint", "hidden")
+ORDERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "from left to right": lambda b: b[:, 0] + b[:, 2],
+    "from right to left": lambda b: -b[:, 0] - b[:, 2],
+    "from top to bottom": lambda b: b[:, 1] + b[:, 3],
+    "from bottom to top": lambda b: -b[:, 1] - b[:, 3],
+    "from small to large": lambda b: (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]),
+    "from large to small": lambda b: -(b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]),
+}
+# (share of all scenes, drills per scene until then): drills teach to read numbers and make room for what they are for.
+DRILLING = ((0.6, 3), (0.85, 1))
 # (share of all scenes, most objects until then)
 GROWTH = ((0.1, 4), (0.25, 7))
 
@@ -107,6 +117,7 @@ def scene_examples(
     most: int = 10,
     coordinates: prompts.Coordinates = "percent",
     lists: CandidateList = imperfect_candidates,
+    drills: int = 0,
 ) -> list[Example]:
     """Return up to `most` examples about one candidate list of a scene; objects alone in their category are rare.
 
@@ -116,6 +127,7 @@ def scene_examples(
         most: most examples.
         coordinates: see `prompts.format_box`.
         lists: makes the candidate list.
+        drills: how many `order_drill` are added.
     """
     candidates, positions = lists(scene, random)
     if len(candidates) < 2:
@@ -130,10 +142,32 @@ def scene_examples(
                     pools[style].append((phrase.text, place))
     size = (scene.width, scene.height)
     chosen = _draw(pools, most, random)
-    return [
+    extra = [order_drill(candidates, size, random, coordinates) for _ in range(drills)] if chosen else []
+    return extra + [
         Example(prompts.prompt(candidates, text, size, coordinates), str(place), {"style": style, "scene": scene.seed})
         for style, text, place in chosen
     ]
+
+
+def order_drill(
+    candidates: Detections, size: tuple[int, int], random: Random, coordinates: prompts.Coordinates
+) -> Example:
+    """Return one drill: put all boxes of a list, or those of one label, in order by place or size.
+
+    A referring question teaches through one index; an order teaches through as many as there are boxes. Boxes at equal
+    places stand in the order of the list.
+    """
+    labels = prompts.labels_of(candidates)
+    repeated = sorted({label for label in labels if labels.count(label) > 1})
+    label = random.choice(repeated) if repeated and random.random() < 0.5 else None
+    chosen = np.array([i for i, other in enumerate(labels) if label in (None, other)])
+    name = random.choice(sorted(ORDERS))
+    order = chosen[np.argsort(ORDERS[name](candidates.xyxy[chosen]), kind="stable")]
+    which = "all boxes" if label is None else f'the boxes labelled "{prompts.clean(label)}"'
+    text = f"List {which} {name}. Answer with the indices only."
+    return Example(
+        prompts.context(candidates, size, coordinates) + "\n" + text, ",".join(map(str, order)), {"style": "drill"}
+    )
 
 
 def _draw(pools: dict[str, list[tuple[str, int]]], most: int, random: Random) -> list[tuple[str, str, int]]:
@@ -159,6 +193,7 @@ def rehearse(
     split: str = "train",
     two_sources: float = 0.0,
     growing: bool = False,
+    drilling: bool = False,
     lists: CandidateList = imperfect_candidates,
 ) -> Iterator[list[Example]]:
     """Yield the examples of `count` scenes, one list a scene (all share one candidate list).
@@ -174,6 +209,7 @@ def rehearse(
         two_sources: share of lists that join two detectors; with `growing`, only once lists have grown.
         growing: start with short lists (see `GROWTH`): where a list is short a lucky guess is near, and telling boxes
             apart by their words is learnt before telling them apart by their numbers.
+        drilling: add drills, fewer towards the end (see `DRILLING`).
         lists: makes the candidate lists of one detector.
     """
     made, number = 0, 1_000_000 + 100_000 * seed
@@ -185,7 +221,8 @@ def rehearse(
             continue
         random = Random(number)
         both = most_objects is None and two_sources > 0 and random.random() < two_sources
-        found = scene_examples(scene, random, most, coordinates, two_detectors if both else lists)
+        drills = next((n for share, n in DRILLING if drilling and made < share * count), 0)
+        found = scene_examples(scene, random, most, coordinates, two_detectors if both else lists, drills)
         if found:
             made += 1
             yield found
