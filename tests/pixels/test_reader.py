@@ -1,5 +1,7 @@
 """Reading colours and masks of whole pictures against one `generate` per question."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,10 @@ from seewhere.models.micro_clip import MicroClip, build_model
 from seewhere.models.micro_language import build_tokenizer
 from seewhere.models.minigpt import micro_minigpt
 from seewhere.models.pixel_points import as_rgb, cells_of, grid_points
+from seewhere.models.prefix_training import question_loss
 from seewhere.models.protocols import PixelReader as Protocol
+from seewhere.models.shared_attention import shared_attention
+from seewhere.packing import Sample, collate_questions
 from seewhere.pixels import prompts
 from seewhere.pixels.reader import PixelReader
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -101,3 +106,23 @@ def test_requests_that_do_not_fit(reader: PixelReader) -> None:
         reader.read_pixels([picture(), picture()], [np.zeros((1, 2))])
     assert reader.read_pixels([picture()], [np.zeros((0, 2))])[0].shape == (0, 3)
     assert reader.read_mask(picture(), "dog", np.zeros((0, 2))).shape == (0,)
+
+
+def test_a_training_step_on_many_points_reaches_the_encoder(reader: PixelReader) -> None:
+    model, image = copy.deepcopy(reader.model).train(), picture()
+    texts = [prompts.with_image(prompts.reconstruct(x, y)) for x in range(6) for y in range(6)]
+    before, questions = model.split_prompts(texts)
+    answer = tuple(model.tokenizer(prompts.rgb_answer((12, 200, 7)), add_special_tokens=False)["input_ids"])
+    batch = collate_questions([[Sample(tuple(question), (*answer, 3)) for question in questions]])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    losses = []
+    with shared_attention(model.language):
+        for _ in range(6):
+            prefix = model.prefix(model.image_tokens(model.pixels([image])), before)
+            loss = question_loss(model.language, prefix, batch)
+            loss.backward()
+            assert model.vision.embeddings.patch_embedding.weight.grad.abs().max() > 0
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]

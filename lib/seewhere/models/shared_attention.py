@@ -177,11 +177,11 @@ def _packed(
 
     causal = torch.ones(width, width, dtype=torch.bool, device=query.device).tril()[None, None]
     first_key, first_value = key[:, :, :start], value[:, :, :start]
-    own = [questions(states) for states in (query, key, value)]
     some = count if query.device.type != "cpu" else max(1, SCORES // (batch * heads * width * (start + width)))
+    own = (questions(states).split(some, dim=1) for states in (query, key, value))
     parts = [
-        joined(*(states[:, i : i + some] for states in own), first_key, first_value, causal, scale, softcap)
-        for i in range(0, count, some)
+        joined(q, k, v, first_key, first_value, causal, scale, softcap)  # some of the questions
+        for q, k, v in zip(*own, strict=True)
     ]
     answers = torch.cat(parts, dim=1)
     # The prefix is a question of its own, with nothing before it.
