@@ -243,3 +243,5 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     half.load_state_dict(state)
     half.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    # safetensors keeps its file to its owner; shipped weights are for everyone who may read the card.
+    (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)
