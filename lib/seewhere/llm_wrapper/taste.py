@@ -61,6 +61,11 @@ class Tuned:
         """The first seed's wrapper."""
         return next(iter(self.wrappers.values()))
 
+    @property
+    def read_a_detector(self) -> bool:
+        """Whether training showed it any detector's boxes, and not the scenes' own alone."""
+        return any(name != SCENES for name in self.detectors)
+
 
 def examples_for(model: HubLanguageModel, settings: Preset, source: Source, seed: int) -> list[Example]:
     """Return about ``settings.train_expressions`` training examples.
