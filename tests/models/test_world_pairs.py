@@ -55,7 +55,8 @@ def test_a_twisted_sentence_differs_in_one_thing_and_tells_no_place(scene: Scene
     if made.kind == "category":
         present = {o.category for o in scene.objects}
         new = [c.name for c in load_sprites().coco if c.name in made.false and c.name not in made.true]
-        assert not present & set(new)
+        # A name inside a longer one (dog in hot dog) is not named itself.
+        assert not present & {name for name in new if not any(name != other and name in other for other in new)}
 
 
 @pytest.mark.parametrize("kind", world_pairs.TWISTS)

@@ -7,7 +7,6 @@ from random import Random
 
 import pytest
 from seewhere.world.language import PLACE_WORDS, STYLES, captions, expressions, plural
-from seewhere.world.lessons import make_lesson
 from seewhere.world.programs import evaluate
 from seewhere.world.scenes import Scene, sample_scene
 from seewhere.world.sprites import load_sprites
@@ -63,34 +62,3 @@ def test_unknown_words_are_refused(scenes: list[Scene]) -> None:
         evaluate(("colour", "red"), scenes[0])
     with pytest.raises(ValueError, match="unknown axis"):
         evaluate(("rank", "inside", 1, ("category", scenes[0].objects[0].category)), scenes[0])
-
-
-def test_lessons_answer_their_own_questions(scenes: list[Scene]) -> None:
-    for scene in scenes[:20]:
-        if len(scene.objects) < 2:
-            continue
-        lesson = make_lesson(scene, Random(scene.seed))
-        assert len(lesson.questions) > 8
-        for question, answer in lesson.questions:
-            if question.startswith("How many "):
-                assert question == f"How many {plural(_label_of(lesson.context, question))} are there?"
-                assert int(answer) >= 1
-
-
-def _label_of(context: str, question: str) -> str:
-    wanted = question.removeprefix("How many ").removesuffix(" are there?")
-    labels = {o for o in _labels(context) if plural(o) == wanted}
-    assert len(labels) == 1
-    return labels.pop()
-
-
-def _labels(context: str) -> set[str]:
-    found = set()
-    for line in context.splitlines()[1:]:
-        if line.startswith("- "):
-            found.add(line.split('"')[1])
-        elif line.startswith("Box "):
-            found.add(line.split(" is a ")[1].split(" at ")[0])
-        else:
-            found.add(" ".join(w for w in line.split() if not w.isdigit()))
-    return found

@@ -104,12 +104,14 @@ class Study:
         }
 
     def panels(self, detector: str, label: str, count: int = 4) -> list[figures.PanelRow]:
-        """Lay out some expressions for which the detector and a system asked before disagree."""
+        """Lay out expressions, one a picture, for which the detector and a system asked before disagree."""
         chosen = self.table[self.table.system == f"{detector} + {label}"]["index"]
         rows: list[figures.PanelRow] = []
+        shown: set[int] = set()
         for expression, found, index in zip(self.expressions, self.candidates[detector], chosen, strict=True):
-            own = int(found.metadata.get("top", -1))
-            if own != index and len(rows) < count:
+            own, image_id = int(found.metadata.get("top", -1)), expression.image.image_id
+            if own != index and len(rows) < count and image_id not in shown:
+                shown.add(image_id)
                 choices = {"detector": own, "wrapper": int(index)}
                 rows.append(
                     figures.PanelRow(expression.image.open(), expression.text, found, expression.region.box, choices)

@@ -234,7 +234,7 @@ class MicroDetector:
 
     def _answer(self, candidates: Detections, phrase: str) -> Detections:
         labels, scores = [str(label) for label in candidates.data["label"]], candidates.confidence
-        sure = scores if scores is not None else []
+        sure: Any = scores if scores is not None else []
         if self.places:
             top = best_placed_candidate(phrase, labels, sure, candidates.xyxy, self.labels)
         else:
