@@ -6,7 +6,7 @@ import json
 from random import Random
 
 import pytest
-from seewhere.world.language import PLACE_WORDS, STYLES, captions, expressions, plural
+from seewhere.world.language import PLACE_WORDS, STYLES, captions, expressions
 from seewhere.world.programs import evaluate
 from seewhere.world.scenes import Scene, sample_scene
 from seewhere.world.sprites import load_sprites
