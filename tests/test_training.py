@@ -8,25 +8,15 @@ import pytest
 import torch
 from seewhere import training
 from seewhere.training import Sample, TrainingSettings, answer_loss, collate, pack
+from tiny_models import tiny_llama
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MixtralConfig
 
 
 def tiny(attention: str = "sdpa", tied: bool = False) -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=48,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        initializer_range=0.3,
-        tie_word_embeddings=tied,
-        attn_implementation=attention,
+    return tiny_llama(
+        48, max_position_embeddings=256, initializer_range=0.3, tie_word_embeddings=tied, attn_implementation=attention
     )
-    return LlamaForCausalLM(config)
 
 
 def samples(seed: int = 0, lists: int = 3, each: int = 4) -> list[Sample]:

@@ -91,7 +91,9 @@ def results_table(entries: list[results.Record], numbers: tuple[str, ...] = FIRS
         claim = claims.CLAIMS[number]
         metrics = {condition.metric for condition in claim.conditions}
         printed = [f"{claims.written(p.value, p.unit)} {p.label}" for p in claim.printed if p.metric in metrics]
-        ours = [_ours(entry) for entry in results.select(entries, claim=number) if entry["metric"] in metrics]
+        chosen = [entry for entry in results.select(entries, claim=number) if entry["metric"] in metrics]
+        several = len({entry["metric"] for entry in chosen}) > 1
+        ours = [(f"{entry['metric']} " if several else "") + _ours(entry) for entry in chosen]
         verdict = claims.verdict(number, entries)
         lines.append(f"| **{number}** {claim.text} | {'<br>'.join(printed)} | {'<br>'.join(ours)} | {verdict} |")
     return "\n".join(lines)
@@ -99,7 +101,8 @@ def results_table(entries: list[results.Record], numbers: tuple[str, ...] = FIRS
 
 def _ours(entry: results.Record) -> str:
     interval = "" if entry["low"] is None else f" [{entry['low']:.1f}, {entry['high']:.1f}]"
-    setting = ", ".join(str(value) for value in entry["setting"].values())
+    named = {"detector", "llm", "better"}  # names that may be equal or say little alone
+    setting = ", ".join(f"{key} {value}" if key in named else str(value) for key, value in entry["setting"].items())
     rate = entry["metric"].endswith("_rate")
     number = f"{entry['value']:.1f} %" if rate else f"{entry['value']:+.1f}"
     return f"{number}{interval} {setting or entry['metric']} (n = {entry['n']}, {entry['preset']})"

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from seewhere import storage
+from seewhere import metrics, storage
 
 Record = dict[str, Any]
 FIELDS: dict[str, tuple[type, ...]] = {
@@ -67,6 +68,34 @@ def record(
         "weights": dict(weights) if isinstance(weights, Mapping) else list(weights),
     }
     return validate(made)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What every record of a run has in common; a notebook's own class gives `notebook`."""
+
+    notebook: ClassVar[str] = ""
+
+    preset: str
+    seeds: tuple[int, ...]
+    weights: Mapping[str, str]
+    training: str = ""
+
+    def record(self, interval: metrics.Interval, claim: str | None, metric: str, **setting: Any) -> Record:
+        """Return one record of an interval; how the weights were trained joins the setting, where it is known."""
+        return record(
+            self.notebook,
+            metric,
+            interval.value,
+            claim=claim,
+            setting={**setting, "training": self.training} if self.training else setting,
+            low=interval.low,
+            high=interval.high,
+            n=interval.n,
+            seeds=self.seeds,
+            preset=self.preset,
+            weights=self.weights,
+        )
 
 
 def _number(value: Any) -> float:

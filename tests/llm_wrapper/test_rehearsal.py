@@ -11,13 +11,13 @@ from seewhere.llm_wrapper import prompts
 from seewhere.llm_wrapper.rehearsal import (
     detector_lists,
     imperfect_candidates,
-    needs,
     order_drill,
     rehearse,
     two_detectors,
 )
 from seewhere.models.candidates import make_candidates
 from seewhere.models.registry import load_grounder
+from seewhere.world.programs import mentions
 from seewhere.world.scenes import sample_scene
 from seewhere.world.sprites import SpriteSet, load_sprites
 
@@ -56,8 +56,8 @@ def test_answers_point_at_the_right_bullet_and_phrases_need_nothing_unseen(sprit
 
 def test_needs_looks_inside_programs() -> None:
     inner = ("tint", "red", ("category", "dog"))
-    assert needs(("and", ("rank", "left", 1, inner), ("category", "dog")), ["tint"])
-    assert not needs(("rank", "left", 1, ("category", "tint")), ["hidden"])
+    assert mentions(("and", ("rank", "left", 1, inner), ("category", "dog")), ["tint"])
+    assert not mentions(("rank", "left", 1, ("category", "tint")), ["hidden"])
 
 
 def test_two_detectors_list_names_both_and_points_at_the_nearest_box(sprites: SpriteSet) -> None:

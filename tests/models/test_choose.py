@@ -10,26 +10,15 @@ import numpy as np
 import pytest
 import torch
 from seewhere.models import choose as engine
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from tiny_models import tiny_llama
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 END = 2
 DIGIT = 10  # token ids 10..19 stand for the digits
 
 
-def tiny_llama(attention: str = "sdpa", dtype: torch.dtype = torch.float64) -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.4,
-        attn_implementation=attention,
-    )
-    return LlamaForCausalLM(config).to(dtype).eval()
+def tiny(attention: str = "sdpa", dtype: torch.dtype = torch.float64) -> LlamaForCausalLM:
+    return tiny_llama(64, layers=3, attn_implementation=attention).to(dtype).eval()
 
 
 def digits(count: int) -> list[tuple[int, ...]]:
@@ -67,7 +56,7 @@ def expected(
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("batch_tokens", [1, 70, 4096])
 def test_equals_one_forward_pass_per_option(attention: str, shared: bool, share: bool, batch_tokens: int) -> None:
-    model = tiny_llama(attention)
+    model = tiny(attention)
     prompts = random_prompts(1, 9, shared)
     options = [engine.close_options(digits(n), END) for n in (2, 3, 5, 9, 10, 11, 13, 4, 1)]
     found = engine.option_log_probabilities(model, prompts, options, share=share, batch_tokens=batch_tokens)
@@ -76,7 +65,7 @@ def test_equals_one_forward_pass_per_option(attention: str, shared: bool, share:
 
 
 def test_small_cache_limit_gives_the_same_numbers() -> None:
-    model = tiny_llama()
+    model = tiny()
     prompts = random_prompts(2, 12, True)
     options = [digits(7)] * 12
     whole = engine.option_log_probabilities(model, prompts, options)
@@ -85,7 +74,7 @@ def test_small_cache_limit_gives_the_same_numbers() -> None:
 
 
 def test_single_precision_is_close() -> None:
-    model = tiny_llama(dtype=torch.float32)
+    model = tiny(dtype=torch.float32)
     prompts = random_prompts(3, 6, True)
     options = [engine.close_options(digits(12), END)] * 6
     found = engine.option_log_probabilities(model, prompts, options)
@@ -93,7 +82,7 @@ def test_single_precision_is_close() -> None:
 
 
 def test_three_hundred_options() -> None:
-    model = tiny_llama()
+    model = tiny()
     prompt = random_prompts(4, 1, True)[0]
     probabilities = engine.choose(model, [prompt], [digits(300)], END)[0]
     assert probabilities.shape == (300,)
@@ -104,7 +93,7 @@ def test_three_hundred_options() -> None:
 
 
 def test_prompts_that_begin_or_equal_each_other() -> None:
-    model = tiny_llama()
+    model = tiny()
     base = random_prompts(5, 1, True)[0]
     prompts = [base, base[:-1], base, base[:20], base[:1], [*base, 33], [*base[:30], 21]]
     options = [digits(4)] * len(prompts)
@@ -149,7 +138,7 @@ def test_short_sliding_window_is_run_on_whole_sequences() -> None:
 
 
 def test_shared_beginnings_are_run_once() -> None:
-    model = tiny_llama()
+    model = tiny()
     header, lists = list(range(20, 60)), [list(range(25, 60)), [*range(30, 64), 20]]
     prompts = [header + lists[i % 2] + [20 + i, 40] for i in range(20)]
     run = 0
@@ -186,8 +175,8 @@ def test_end_token_only_where_an_option_begins_another() -> None:
 )
 def test_unusable_input_is_refused(prompts: list, options: list, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        engine.choose(tiny_llama(), prompts, options, END)
+        engine.choose(tiny(), prompts, options, END)
 
 
 def test_no_questions() -> None:
-    assert engine.choose(tiny_llama(), [], [], END) == []
+    assert engine.choose(tiny(), [], [], END) == []

@@ -9,8 +9,9 @@ from seewhere import training
 from seewhere.models import language_model
 from seewhere.models.language_model import HubLanguageModel, load_language_model
 from seewhere.models.protocols import LanguageModel
+from tiny_models import tiny_llama
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 # The answer follows a space, as in the Llama-2 and Mistral families.
 SPACED = (
@@ -36,20 +37,7 @@ def byte_tokenizer(template: str | None = LINES) -> PreTrainedTokenizerFast:
 
 
 def tiny_model(tied: bool = False) -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=264,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.4,
-        tie_word_embeddings=tied,
-        bos_token_id=None,
-        eos_token_id=260,
-    )
-    return LlamaForCausalLM(config).eval()
+    return tiny_llama(264, tie_word_embeddings=tied, bos_token_id=None, eos_token_id=260).eval()
 
 
 @pytest.fixture(scope="module")

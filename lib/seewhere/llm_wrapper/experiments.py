@@ -7,13 +7,13 @@ columns that the ablations group by: number of words, number of candidates, cand
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from seewhere import metrics, results
+from seewhere import metrics
 from seewhere.llm_wrapper import prompts
 from seewhere.llm_wrapper.examples import right_candidate
 from seewhere.llm_wrapper.wrapper import Answer, LLMWrapper
@@ -21,7 +21,6 @@ from seewhere.models.candidates import Detections
 from seewhere.models.protocols import Grounder
 from seewhere.records import Expression
 
-NOTEBOOK = "02_llm_wrapper"
 ANNOTATIONS = "annotations"  # stands for a data set's own boxes in place of a detector
 WORD_BINS = [0, 3, 6, 10, 1000]
 WORD_NAMES = ["1-3", "4-6", "7-10", "11+"]
@@ -142,30 +141,4 @@ def failure_rates(table: pd.DataFrame) -> pd.DataFrame:
         .mul(100)
         .round(2)
         .unstack(fill_value=0.0)
-    )
-
-
-def gain_record(
-    interval: metrics.Interval,
-    *,
-    claim: str | None,
-    metric: str,
-    setting: Mapping[str, Any],
-    seeds: Sequence[int],
-    preset: str,
-    weights: Mapping[str, str],
-) -> results.Record:
-    """Return one result record of this notebook from an interval in points."""
-    return results.record(
-        NOTEBOOK,
-        metric,
-        interval.value,
-        claim=claim,
-        setting=setting,
-        low=interval.low,
-        high=interval.high,
-        n=interval.n,
-        seeds=seeds,
-        preset=preset,
-        weights=weights,
     )

@@ -15,15 +15,12 @@ from typing import Literal
 import numpy as np
 
 from seewhere.models.candidates import Detections
-from seewhere.world.lessons import percent_box
+from seewhere.world.lessons import ASK, COUNT, OPENING, percent_box
 
 Coordinates = Literal["pixels", "percent"]
 COORDINATES: tuple[Coordinates, ...] = ("pixels", "percent")
 
-_OPENING = "You are a helpful assistant who understands spatial information."
-_ONE_SOURCE = "The image contains {count} boxes:"
-_TWO_SOURCES = "The image contains {count} boxes, found by two detectors, {detectors}:"
-_QUESTION = 'Which box best matches "{phrase}"? Answer with the index only, without explanation.'
+_TWO_SOURCES = "The image contains {n} boxes, found by two detectors, {detectors}:"
 
 
 def clean(text: str) -> str:
@@ -94,11 +91,11 @@ def context(
 ) -> str:
     """Return everything before the question: it is shared by all questions about one candidate list."""
     sources = candidates.data.get("source")
-    opening = _ONE_SOURCE.format(count=len(candidates))
+    opening = COUNT.format(n=len(candidates))
     if sources is not None:
         names = " and ".join(dict.fromkeys(str(s) for s in sources))
-        opening = _TWO_SOURCES.format(count=len(candidates), detectors=names)
-    return "\n".join([_OPENING, opening, format_candidates(candidates, size, coordinates, scores)])
+        opening = _TWO_SOURCES.format(n=len(candidates), detectors=names)
+    return "\n".join([OPENING, opening, format_candidates(candidates, size, coordinates, scores)])
 
 
 def question(phrase: str) -> str:
@@ -109,7 +106,7 @@ def question(phrase: str) -> str:
     """
     if not phrase.strip():
         raise ValueError("empty phrase: expected a referring expression such as 'giraffe on left'")
-    return _QUESTION.format(phrase=clean(phrase))
+    return ASK.format(clean(phrase))
 
 
 def prompt(

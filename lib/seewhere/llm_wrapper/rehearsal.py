@@ -8,9 +8,8 @@ boxes, moved a little, some missing, some doubled under another label, in random
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from random import Random
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,8 @@ from seewhere.llm_wrapper.examples import SMALLEST_IOU, Example, right_candidate
 from seewhere.models.candidates import Detections, make_candidates
 from seewhere.models.protocols import Grounder
 from seewhere.world.language import expressions
+from seewhere.world.lessons import ORDERS, moved
+from seewhere.world.programs import mentions
 from seewhere.world.render import render
 from seewhere.world.scenes import Scene, SceneSettings, sample_scene
 from seewhere.world.sprites import SpriteSet
@@ -33,14 +34,6 @@ NAMES = ("micro", "micro-b", "florence-2", "grounding-dino", "gd-1.5", "a", "b")
 STYLES, SHARES = ("short", "relational", "plus"), (0.45, 0.42, 0.13)
 # A box list says nothing about colour or what is hidden; phrases that need them teach guessing only.
 UNSEEN = ("tint", "hidden")
-ORDERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "from left to right": lambda b: b[:, 0] + b[:, 2],
-    "from right to left": lambda b: -b[:, 0] - b[:, 2],
-    "from top to bottom": lambda b: b[:, 1] + b[:, 3],
-    "from bottom to top": lambda b: -b[:, 1] - b[:, 3],
-    "from small to large": lambda b: (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]),
-    "from large to small": lambda b: -(b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]),
-}
 # (share of all scenes, drills per scene until then): drills teach to read numbers and make room for what they are for.
 DRILLING = ((0.6, 3), (0.85, 1))
 # (share of all scenes, most objects until then)
@@ -57,29 +50,14 @@ def imperfect_candidates(scene: Scene, random: Random) -> tuple[Detections, dict
     for item in scene.objects:
         if random.random() < MISSED:
             continue
-        found.append((item.index, item.category, _moved(item.box, JITTER, random)))
+        found.append((item.index, item.category, moved(item.box, JITTER, random)))
         if random.random() < DOUBLED:
-            found.append((-1, random.choice(scene.objects).category, _moved(item.box, 0.12, random)))
+            found.append((-1, random.choice(scene.objects).category, moved(item.box, 0.12, random)))
     random.shuffle(found)
     found_boxes = np.array([box for _, _, box in found]).reshape(-1, 4)
     labels = [label for _, label, _ in found]
     positions = {index: place for place, (index, _, _) in enumerate(found) if index >= 0}
     return make_candidates(found_boxes, labels, None, detector="scene", top=-1), positions
-
-
-def _moved(box: Sequence[float], amount: float, random: Random) -> list[float]:
-    width, height = box[2] - box[0], box[3] - box[1]
-    moved = [v + random.gauss(0, amount) * s for v, s in zip(box, (width, height, width, height), strict=True)]
-    x1, x2 = sorted((moved[0], moved[2]))
-    y1, y2 = sorted((moved[1], moved[3]))
-    return [x1, y1, x2, y2]
-
-
-def needs(program: Any, heads: Sequence[str]) -> bool:
-    """Say whether a program uses one of the grammar's heads anywhere."""
-    if not isinstance(program, (tuple, list)):
-        return False
-    return program[0] in heads or any(needs(part, heads) for part in program)
 
 
 def two_detectors(scene: Scene, random: Random) -> tuple[Detections, dict[int, int]]:
@@ -138,7 +116,7 @@ def scene_examples(
         for style in STYLES:
             for phrase in expressions(scene, index, style, random):
                 alone = counts[scene.objects[index].category] == 1
-                if not needs(phrase.program, UNSEEN) and not (alone and random.random() > 0.06):
+                if not mentions(phrase.program, UNSEEN) and not (alone and random.random() > 0.06):
                     pools[style].append((phrase.text, place))
     size = (scene.width, scene.height)
     chosen = _draw(pools, most, random)
@@ -160,9 +138,9 @@ def order_drill(
     labels = prompts.labels_of(candidates)
     repeated = sorted({label for label in labels if labels.count(label) > 1})
     label = random.choice(repeated) if repeated and random.random() < 0.5 else None
-    chosen = np.array([i for i, other in enumerate(labels) if label in (None, other)])
+    chosen = [i for i, other in enumerate(labels) if label in (None, other)]
     name = random.choice(sorted(ORDERS))
-    order = chosen[np.argsort(ORDERS[name](candidates.xyxy[chosen]), kind="stable")]
+    order = sorted(chosen, key=lambda i: ORDERS[name](candidates.xyxy[i].tolist()))
     which = "all boxes" if label is None else f'the boxes labelled "{prompts.clean(label)}"'
     text = f"List {which} {name}. Answer with the indices only."
     return Example(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,28 +16,13 @@ from seewhere.llm_wrapper.study import Study
 SHORT_TEXT, LONG_TEXT = 4, 7
 MANY_CANDIDATES = 6
 MANY_SAME = 3
+NOTEBOOK = "02_llm_wrapper"
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """What every record of a run has in common."""
+class Origin(results.Origin):
+    """What every record of a run of this notebook has in common."""
 
-    preset: str
-    seeds: tuple[int, ...]
-    weights: Mapping[str, str]
-    training: str = ""
-
-    def record(self, interval: metrics.Interval, claim: str | None, metric: str, **setting: Any) -> results.Record:
-        """Return one record."""
-        return experiments.gain_record(
-            interval,
-            claim=claim,
-            metric=metric,
-            setting={**setting, "training": self.training} if self.training else setting,
-            seeds=self.seeds,
-            preset=self.preset,
-            weights=self.weights,
-        )
+    notebook = NOTEBOOK
 
 
 def gains(

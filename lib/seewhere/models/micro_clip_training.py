@@ -26,7 +26,7 @@ from seewhere.models.micro_clip import (
     zero_shot_scores,
 )
 from seewhere.models.micro_text import world_tokenizer
-from seewhere.models.stepwise import OPTIMIZERS, StepwiseTraining, optimizers_for, training_device
+from seewhere.models.stepwise import StepwiseTraining, add_recipe_flags, optimizers_for, training_device
 from seewhere.models.world_pairs import WorldPairs, full_caption, load_pairs, pixels_of, rows_of_step, some_caption
 from seewhere.world.sprites import load_sprites
 
@@ -214,11 +214,7 @@ def register(subparsers: Any) -> None:
     defaults = ClipSettings()
     parser = subparsers.add_parser("clip", help="train micro-CLIP on pictures of the world and their captions")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, log and model/")
-    for name in ("steps", "batch", "scenes", "seed", "layers", "width", "side"):
-        parser.add_argument(f"--{name}", type=int, default=getattr(defaults, name), help="default: %(default)s")
-    parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate, help="default: %(default)s")
-    parser.add_argument("--optimizer", choices=OPTIMIZERS, default=defaults.optimizer, help="default: %(default)s")
-    parser.add_argument("--bf16", action="store_true", help="mixed precision: twice as fast on recent processors")
+    add_recipe_flags(parser, defaults, ("steps", "batch", "scenes", "seed", "layers", "width", "side"))
     parser.set_defaults(handler=main)
 
 

@@ -27,7 +27,7 @@ from seewhere.models.micro_qformer_training import (
 )
 from seewhere.models.micro_resamplers import ThroughLanguage
 from seewhere.models.resamplers import load_blip2_module, matches, write_micro
-from seewhere.models.stepwise import OPTIMIZERS
+from seewhere.models.stepwise import add_recipe_flags
 from seewhere.models.world_pairs import TWISTS, full_caption, twist
 
 Scores = dict[str, Any]
@@ -193,11 +193,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--start", default=defaults.start, help="instruct: the micro-BLIP-2 to start from")
     parser.add_argument("--language", default="", help="instruct, perceiver: folder or hub id of a causal language "
                         "model, kept frozen (default: a new small Llama that learns along)")  # fmt: skip
-    for name in ("steps", "batch", "scenes", "seed", "layers", "width", "queries"):
-        parser.add_argument(f"--{name}", type=int, default=getattr(defaults, name), help="default: %(default)s")
-    parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate, help="default: %(default)s")
-    parser.add_argument("--optimizer", choices=OPTIMIZERS, default=defaults.optimizer, help="default: %(default)s")
-    parser.add_argument("--bf16", action="store_true", help="mixed precision: twice as fast on recent processors")
+    add_recipe_flags(parser, defaults, ("steps", "batch", "scenes", "seed", "layers", "width", "queries"))
     parser.set_defaults(handler=main)
 
 

@@ -6,6 +6,7 @@ very parameters of one that was not. Checkpoint and log are written whole or not
 
 from __future__ import annotations
 
+import argparse
 import io
 import math
 from abc import ABC, abstractmethod
@@ -193,3 +194,12 @@ class StepwiseTraining(ABC):
                     bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
                 if self.step % save_every == 0 or self.step == last:
                     self.save_checkpoint()
+
+
+def add_recipe_flags(parser: argparse.ArgumentParser, defaults: Any, whole_numbers: Sequence[str]) -> None:
+    """Add the flags that every recipe has, and its settings that are whole numbers, with the recipe's own defaults."""
+    for name in whole_numbers:
+        parser.add_argument(f"--{name}", type=int, default=getattr(defaults, name), help="default: %(default)s")
+    parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate, help="default: %(default)s")
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default=defaults.optimizer, help="default: %(default)s")
+    parser.add_argument("--bf16", action="store_true", help="mixed precision: twice as fast on recent processors")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -15,29 +14,10 @@ from seewhere.probing import analysis
 NOTEBOOK = "01_probing_resamplers"
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """What every record of a run has in common."""
+class Origin(results.Origin):
+    """What every record of a run of this notebook has in common."""
 
-    preset: str
-    seeds: tuple[int, ...]
-    weights: Mapping[str, str]
-
-    def record(self, interval: metrics.Interval, claim: str | None, metric: str, **setting: Any) -> results.Record:
-        """Return one record of this notebook."""
-        return results.record(
-            NOTEBOOK,
-            metric,
-            interval.value,
-            claim=claim,
-            setting=setting,
-            low=interval.low,
-            high=interval.high,
-            n=interval.n,
-            seeds=self.seeds,
-            preset=self.preset,
-            weights=self.weights,
-        )
+    notebook = NOTEBOOK
 
 
 def _rows(table: pd.DataFrame, **columns: Any) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
 from seewhere.world.language import captions, expressions, plural
+from seewhere.world.programs import mentions
 
 if TYPE_CHECKING:
     from seewhere.world.programs import Program
@@ -103,13 +104,14 @@ def shuffled_items(
             entries.append((i, random.choice(scene.objects).category, 0.1))
     random.shuffle(entries)
     items = [
-        (label, percent_box(_moved(scene.objects[i].box, noise, random), (scene.width, scene.height)))
+        (label, percent_box(moved(scene.objects[i].box, noise, random), (scene.width, scene.height)))
         for i, label, noise in entries
     ]
     return items, [i if noise == 0.02 else -1 for i, _, noise in entries]
 
 
-def _moved(box: Sequence[float], noise: float, random: Random) -> list[float]:
+def moved(box: Sequence[float], noise: float, random: Random) -> list[float]:
+    """Return a box (xyxy) whose sides moved at random by `noise` of its width or height (one standard deviation)."""
     width, height = box[2] - box[0], box[3] - box[1]
     moved = [v + random.gauss(0, noise) * s for v, s in zip(box, (width, height, width, height), strict=True)]
     return [min(moved[0], moved[2]), min(moved[1], moved[3]), max(moved[0], moved[2]), max(moved[1], moved[3])]
@@ -139,7 +141,7 @@ def _middle(box: Box) -> tuple[int, int]:
     return (box[0] + box[2]) // 2, (box[1] + box[3]) // 2
 
 
-def _size(box: Box) -> int:
+def _size(box: Sequence[float]) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
@@ -170,7 +172,7 @@ def _count(items: Sequence[Item], random: Random) -> tuple[str, str]:
     return f"How many {plural(label)} are there?", str(sum(other == label for other, _ in items))
 
 
-_ORDERS: dict[str, Callable[[Box], int]] = {
+ORDERS: dict[str, Callable[[Sequence[float]], float]] = {
     "from left to right": lambda b: b[0] + b[2],
     "from right to left": lambda b: -b[0] - b[2],
     "from top to bottom": lambda b: b[1] + b[3],
@@ -184,7 +186,7 @@ def _sort(items: Sequence[Item], random: Random) -> tuple[str, str]:
     counts = Counter(label for label, _ in items)
     repeated = [label for label, count in counts.items() if count > 1]
     label = random.choice(repeated) if repeated else random.choice(items)[0]
-    name, key = random.choice(list(_ORDERS.items()))
+    name, key = random.choice(list(ORDERS.items()))
     found = sorted((i for i, (other, _) in enumerate(items) if other == label), key=lambda i: key(items[i][1]))
     return f"List the {plural(label)} {name}.", _numbers(found)
 
@@ -206,7 +208,7 @@ def _compare(items: Sequence[Item], random: Random) -> tuple[str, str]:
     return f"Is box {i} {word} box {j}?", "yes" if truth else "no"
 
 
-_EXTREMES: dict[str, Callable[[Box], int]] = {
+_EXTREMES: dict[str, Callable[[Sequence[float]], float]] = {
     "farthest to the left": lambda b: b[0] + b[2],
     "farthest to the right": lambda b: -b[0] - b[2],
     "highest up": lambda b: b[1] + b[3],
@@ -246,19 +248,13 @@ _RARE = {"noun": 0.5, "alone": 0.12, "colour": 0.1}
 
 def skill_of(program: Program) -> str:
     """Return which of `REFERRING_SKILLS` a phrase with this program asks for."""
-    if _mentions(program, ("tint", "hidden")):
+    if mentions(program, ("tint", "hidden")):
         return "colour"
     if program[0] == "rank":
         if program[1] in ("large", "small"):
             return "size"
         return "place" if int(program[2]) == 1 else "ordinal"
     return _SKILLS[program[0]]
-
-
-def _mentions(program: object, heads: Sequence[str]) -> bool:
-    if not isinstance(program, (tuple, list)):
-        return False
-    return program[0] in heads or any(_mentions(part, heads) for part in program[1:])
 
 
 def referring_questions(

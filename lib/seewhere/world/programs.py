@@ -197,6 +197,13 @@ def _run_with_landmark(head: str, rest: Sequence[Any], scene: Scene) -> set[int]
     raise ValueError(f"unknown program head {head!r}; see the grammar in this module's docstring")
 
 
+def mentions(program: Any, heads: Sequence[str]) -> bool:
+    """Say whether a program uses one of the grammar's heads anywhere."""
+    if not isinstance(program, (tuple, list)):
+        return False
+    return program[0] in heads or any(mentions(part, heads) for part in program)
+
+
 def evaluate(program: Program, scene: Scene) -> set[int]:
     """Run a program on a scene.
 
