@@ -198,3 +198,61 @@ def test_interval_by_group_columns():
         "high",
         "n",
     ]
+
+
+def test_cumulative_iou_weighs_large_masks_more():
+    assert metrics.cumulative_iou([10, 0], [10, 90]) == 0.1
+    assert metrics.cumulative_iou([90, 0], [90, 10]) == 0.9
+    with pytest.raises(ValueError, match="same masks"):
+        metrics.cumulative_iou([1], [1, 2])
+    with pytest.raises(ValueError, match="same masks"):
+        metrics.cumulative_iou([0], [0])
+
+
+def test_mask_overlap_counts_pixels():
+    first, second = np.zeros((4, 5), bool), np.zeros((4, 5), bool)
+    first[:2], second[1:3] = True, True
+    assert metrics.mask_overlap(first, second) == (5, 15)
+    assert metrics.mask_overlap(np.zeros((2, 2)), np.zeros((2, 2))) == (0, 0)
+    with pytest.raises(ValueError, match="one shape"):
+        metrics.mask_overlap(first, second.T)
+
+
+def test_groups_of_references_are_disjoint_and_whole():
+    random = np.random.default_rng(0)
+    unions = random.integers(1, 100, 250)
+    found = metrics.cumulative_iou_of_groups(unions * 0.5, unions)
+    assert found.tolist() == [0.5, 0.5]
+    parts = metrics.cumulative_iou_of_groups(random.random(250) * unions, unions, 50)
+    assert len(parts) == 5 and parts.std() > 0
+    assert len(metrics.cumulative_iou_of_groups([1], [2])) == 0
+
+
+def test_ratio_interval_against_a_bootstrap_written_the_slow_way():
+    random = np.random.default_rng(1)
+    below = random.uniform(1, 5, 40)
+    above, groups = below * random.uniform(0.4, 0.8, 40), np.repeat(np.arange(20), 2)
+    found = metrics.ratio_interval({0: above}, {0: below}, {0: groups}, resample_seeds=False)
+    drawn = []
+    for _ in range(2000):
+        rows = np.concatenate([np.flatnonzero(groups == g) for g in random.integers(20, size=20)])
+        drawn.append(above[rows].sum() / below[rows].sum())
+    assert found.value == pytest.approx(above.sum() / below.sum()) and found.n == 40
+    assert [found.low, found.high] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.01)
+
+
+def test_a_paired_gain_of_ratios_is_tighter_than_an_unpaired_one():
+    random = np.random.default_rng(2)
+    below = random.uniform(50, 100, 60)
+    worse = below * random.uniform(0.2, 0.9, 60)
+    by_seed = {seed: worse for seed in range(3)}
+    unions = dict.fromkeys(by_seed, below)
+    better = {seed: worse + 0.05 * below for seed in by_seed}
+    gain = metrics.ratio_interval(better, unions, minus=(by_seed, unions))
+    assert gain.value == pytest.approx(0.05) and gain.high - gain.low < 1e-9
+    alone = metrics.ratio_interval(better, unions)
+    assert alone.high - alone.low > 0.05
+    with pytest.raises(ValueError, match="same items"):
+        metrics.ratio_interval(better, {0: below})
+    with pytest.raises(ValueError, match="above zero"):
+        metrics.ratio_interval({0: [1.0]}, {0: [0.0]})

@@ -232,6 +232,98 @@ def _cluster_totals(
     return sums.astype(np.float64).reshape(shape), counts.reshape(shape)
 
 
+def ratio_interval(
+    above: Mapping[int, ArrayLike],
+    below: Mapping[int, ArrayLike],
+    groups: Mapping[int, Sequence | NDArray] | None = None,
+    minus: tuple[Mapping[int, ArrayLike], Mapping[int, ArrayLike]] | None = None,
+    seed: int = 0,
+    samples: int = 2000,
+    level: float = 0.95,
+    resample_seeds: bool = True,
+) -> Interval:
+    """Sum of `above` over sum of `below`, with an interval that draws clusters and seeds as ``pooled_interval`` does.
+
+    cIoU is such a ratio (intersections over unions), and so is one mean over another ("three times lower").
+
+    Args:
+        above, below: seed -> (N_seed,) numbers over the same items in the same order.
+        groups: seed -> (N_seed,) cluster of each item; None: item i is the same under every seed.
+        minus: above and below of a second ratio, over the same items, to be subtracted: a paired gain.
+        seed, samples, level, resample_seeds: as ``pooled_interval``.
+
+    Raises:
+        ValueError: as ``pooled_interval``; columns over other items; a sum of zero below.
+    """
+    columns = [above, below, *(minus or ())]
+    if any({k: np.shape(v) for k, v in c.items()} != {k: np.shape(v) for k, v in above.items()} for c in columns):
+        raise ValueError("Expected above and below to hold the same items under the same seeds.")
+    sums = np.stack([_cluster_totals(column, groups)[0] for column in columns])
+    _, seeds, clusters = sums.shape
+    random = np.random.default_rng(seed)
+    drawn = []
+    per_chunk = max(1, _CHUNK_NUMBERS // clusters)
+    for start in range(0, samples, per_chunk):
+        rows = min(per_chunk, samples - start)
+        by_seed = random.multinomial(seeds, np.full(seeds, 1 / seeds), size=rows) if resample_seeds else None
+        totals = _draw_weights(random, clusters, rows) @ sums.transpose(0, 2, 1)
+        drawn.append((totals if by_seed is None else totals * by_seed).sum(axis=2))
+    whole = sums.sum(axis=(1, 2))
+    if (whole[1::2] <= 0).any():
+        raise ValueError("A ratio needs a sum above zero below the line; got none.")
+    values = _ratios(np.concatenate(drawn, axis=1))
+    tail = (1 - level) / 2
+    low, high = np.nanquantile(values, [tail, 1 - tail])
+    count = sum(len(np.asarray(row)) for row in above.values())
+    value = float(_ratios(whole[:, None])[0])
+    return Interval(value, min(float(low), value), max(float(high), value), count)
+
+
+def _ratios(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """First over second row (minus third over fourth), column by column; NaN where nothing is below the line."""
+    found = np.divide(sums[::2], sums[1::2], out=np.full(sums[::2].shape, np.nan), where=sums[1::2] > 0)
+    return found[0] - found[1] if len(found) > 1 else found[0]
+
+
+def mask_overlap(predicted: ArrayLike, target: ArrayLike) -> tuple[int, int]:
+    """Pixels in both masks and in either, of two (H, W) bool masks.
+
+    Raises:
+        ValueError: masks of different shapes.
+    """
+    first, second = np.asarray(predicted, dtype=bool), np.asarray(target, dtype=bool)
+    if first.shape != second.shape:
+        raise ValueError(f"Expected two masks of one shape; got {first.shape} and {second.shape} (rows, columns).")
+    return int((first & second).sum()), int((first | second).sum())
+
+
+def cumulative_iou(intersections: ArrayLike, unions: ArrayLike) -> float:
+    """cIoU: the sum of intersections over the sum of unions, (N,) pixels each, so that large objects weigh more.
+
+    Raises:
+        ValueError: different lengths, or a sum of unions of zero.
+    """
+    above, below = np.asarray(intersections, dtype=np.float64), np.asarray(unions, dtype=np.float64)
+    if above.shape != below.shape or not below.sum() > 0:
+        raise ValueError(f"Expected intersections and unions of the same masks; got {above.shape} and {below.shape}.")
+    return float(above.sum() / below.sum())
+
+
+def cumulative_iou_of_groups(
+    intersections: ArrayLike, unions: ArrayLike, size: int = 100, seed: int = 0
+) -> NDArray[np.float64]:
+    """cIoU of disjoint random groups of `size` references: how far one such figure may lie from another.
+
+    References that are left over are in no group; with fewer than `size` there is none.
+    """
+    above, below = np.asarray(intersections, dtype=np.float64), np.asarray(unions, dtype=np.float64)
+    if above.shape != below.shape or above.ndim != 1 or size < 1:
+        raise ValueError(f"Expected two lists of one length and size >= 1; got {above.shape}, {below.shape}, {size}.")
+    count = len(above) // size
+    order = np.random.default_rng(seed).permutation(len(above))[: count * size].reshape(count, size)
+    return np.array([cumulative_iou(above[group], below[group]) for group in order])
+
+
 def interval_by(
     frame: pd.DataFrame,
     value: str,
