@@ -1,0 +1,254 @@
+"""Any chat model that sees (`AutoModelForImageTextToText`), asked many short questions about one picture.
+
+Such models differ in how a picture becomes tokens, and their processors know it. What comes behind the picture is
+plain text everywhere, so the picture is read once and all questions continue it in lock-step. Whether a model allows
+that (positions of their own, sliding windows and recurrent layers do not) is found out on the first question, by
+comparing logits with those of the whole text; where it does not, every question is asked with its own copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm.auto import tqdm
+from transformers import DynamicCache
+
+from seewhere.models.caches import can_share_prefixes
+from seewhere.models.inputs import resolve_device
+from seewhere.models.lockstep import Prefix, Rows, padded
+from seewhere.models.output_layer import answers_only
+from seewhere.models.pixel_points import as_rgb
+
+# Share of the largest logit by which shared and whole reading may differ.
+TOLERANCE, HALF_TOLERANCE = 1e-3, 5e-2
+
+
+class ChatVision:
+    """A chat model with eyes.
+
+    Args:
+        model: an image-text-to-text model of transformers.
+        processor: its processor, with a chat template.
+        name: shown in tables.
+        batch: questions in flight.
+        share: read the picture once for all questions; None: where the model gives the same logits with it.
+        progress: show a bar over the questions.
+
+    Raises:
+        ValueError: the processor has no chat template.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        name: str,
+        batch: int = 64,
+        share: bool | None = None,
+        progress: bool = True,
+    ) -> None:
+        if not getattr(processor, "chat_template", None):
+            raise ValueError(
+                f"{name}: the processor has no chat template, so it is not known how a question is put. Expected an "
+                "instruction-tuned model; a base model cannot be asked."
+            )
+        self.model, self.processor, self.name = model.eval(), processor, name
+        self.batch, self.share, self.progress = batch, share, progress
+        self.tokenizer = getattr(processor, "tokenizer", processor)
+        self.tokenizer.padding_side = "left"
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.ends = _end_tokens(model, self.tokenizer)
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        device: str | None = None,
+        dtype: str | None = None,
+        revision: str = "main",
+        **options: Any,
+    ) -> Self:
+        """Load a hub id or folder.
+
+        Raises:
+            ValueError: not a model that takes pictures and text and writes text.
+            OSError: nothing there.
+        """
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        place = resolve_device(device, str(source))
+        chosen = dtype or ("bfloat16" if place.type == "cuda" else "float32")
+        model: Any = AutoModelForImageTextToText.from_pretrained(
+            source, dtype=getattr(torch, chosen), revision=revision
+        )
+        processor = AutoProcessor.from_pretrained(source, revision=revision)
+        return cls(model.to(place), processor, Path(source).name, **options)
+
+    # ------------------------------------------------------------------------------------------------- asking
+
+    @torch.inference_mode()
+    def write(self, image: Image.Image, questions: Sequence[str], length: int = 24) -> list[str]:
+        """Greedy answers of at most `length` tokens each, in the order of the questions."""
+        if not questions:
+            return []
+        picture, found = as_rgb(image), list[str]()
+        prefix, tails = self._read(picture, questions)
+        for chunk in self._chunks(len(questions)):
+            if prefix is None:
+                tokens = self._generate(picture, [questions[i] for i in chunk], length)
+            else:
+                tokens = self._continue(prefix, [tails[i] for i in chunk], length)
+            found += [self.tokenizer.decode(line, skip_special_tokens=True).strip() for line in tokens]
+        return found
+
+    @torch.inference_mode()
+    def first_token(self, image: Image.Image, questions: Sequence[str], options: Sequence[str]) -> np.ndarray:
+        """Probabilities (N, options) that an answer begins with each option, normalised over the options.
+
+        Raises:
+            ValueError: options that begin with the same token.
+        """
+        columns = [self.tokenizer(option, add_special_tokens=False)["input_ids"][0] for option in options]
+        if len(set(columns)) < len(columns):
+            raise ValueError(f"{self.name}: two of {list(options)} begin with one token; expected different ones")
+        found = np.zeros((len(questions), len(options)))
+        if not questions:
+            return found
+        picture = as_rgb(image)
+        prefix, tails = self._read(picture, questions)
+        for chunk in self._chunks(len(questions)):
+            if prefix is None:
+                logits = self.model(**self._inputs(picture, [questions[i] for i in chunk])).logits[:, -1]
+            else:
+                rows = Rows(self.model, prefix, len(chunk), merged=False)
+                logits = rows.feed(*padded([tails[i] for i in chunk], self.model.device))
+            found[chunk] = logits[:, columns].double().softmax(-1).cpu()
+        return found
+
+    def _chunks(self, count: int) -> Iterator[list[int]]:
+        with tqdm(total=count, unit="question", disable=not self.progress or count <= self.batch) as bar:
+            for start in range(0, count, self.batch):
+                chunk = list(range(start, min(start + self.batch, count)))
+                yield chunk
+                bar.update(len(chunk))
+
+    # ------------------------------------------------------------------------------------------- whole questions
+
+    def _inputs(self, picture: Image.Image, questions: Sequence[str]) -> Any:
+        """The model's inputs for questions that each bring the picture, padded on the left."""
+        chats = [
+            [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": question}]}]
+            for question in questions
+        ]
+        inputs = self.processor.apply_chat_template(
+            chats,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"padding": True},
+        )
+        return inputs.to(self.model.device, self.model.dtype)
+
+    def _generate(self, picture: Image.Image, questions: Sequence[str], length: int) -> list[list[int]]:
+        inputs = self._inputs(picture, questions)
+        ends = {"eos_token_id": sorted(self.ends)} if self.ends else {}
+        pad = self.tokenizer.pad_token_id
+        written = self.model.generate(**inputs, max_new_tokens=length, do_sample=False, pad_token_id=pad, **ends)
+        return [_until(line, self.ends) for line in written[:, inputs["input_ids"].shape[1] :].tolist()]
+
+    # ------------------------------------------------------------------------------------------- shared questions
+
+    def _read(self, picture: Image.Image, questions: Sequence[str]) -> tuple[Prefix | None, list[list[int]]]:
+        """The picture, read, and what follows it in each question; None where it cannot be shared."""
+        if self.share is False:
+            return None, []
+        inputs = self._inputs(picture, questions[:1])
+        tails = self._tails(questions)
+        whole = inputs["input_ids"][0].tolist()
+        if not tails or whole[-len(tails[0]) :] != tails[0] or len(whole) == len(tails[0]):
+            return self._refuse("its processor does not put plain text behind the picture")
+        length = len(whole) - len(tails[0])
+        if not can_share_prefixes(self.model, len(whole) + 64):
+            return self._refuse("its attention does not reach over the whole text, or is not of a known kind")
+        prefix = self._prefix(inputs, length)
+        if self.share is None:
+            self.share = self._agrees(inputs, prefix, tails[0])
+        return (prefix, tails) if self.share else (None, [])
+
+    def _refuse(self, reason: str) -> tuple[None, list[list[int]]]:
+        if self.share:
+            raise ValueError(f"{self.name}: the picture cannot be shared by questions: {reason}; use share=None")
+        self.share = False
+        return None, []
+
+    def _tails(self, questions: Sequence[str]) -> list[list[int]]:
+        """Token ids of what stands behind the picture; empty where the template does not show where that is."""
+        mark = getattr(self.processor, "image_token", None)
+        texts = [
+            self.processor.apply_chat_template(
+                [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}],
+                add_generation_prompt=True,
+                tokenize=False,
+            )
+            for question in questions
+        ]
+        if not isinstance(mark, str) or any(text.count(mark) != 1 for text in texts):
+            return []
+        behind = [text.split(mark)[1] for text in texts]
+        return self.tokenizer(behind, add_special_tokens=False)["input_ids"] if all(behind) else []
+
+    def _prefix(self, inputs: Any, length: int) -> Prefix:
+        """Read the first `length` tokens, the picture among them."""
+        names = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"} & set(inputs)
+        cut = {name: inputs[name][:, :length] for name in names}
+        others = {name: value for name, value in inputs.items() if name not in names}
+        cache = DynamicCache()
+        nowhere = torch.zeros(1, length, dtype=torch.bool, device=self.model.device)
+        with answers_only(self.model, nowhere):
+            self.model(**cut, **others, past_key_values=cache, use_cache=True)
+        return Prefix(cache, length)
+
+    def _agrees(self, inputs: Any, prefix: Prefix, tail: list[int]) -> bool:
+        """Whether a question behind the shared picture gives the logits of the whole text."""
+        expected = self.model(**inputs).logits[:, -1].float()
+        try:
+            found = Rows(self.model, prefix, 1, merged=False).feed(*padded([tail], self.model.device)).float()
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+            return False
+        limit = TOLERANCE if self.model.dtype.itemsize >= 4 else HALF_TOLERANCE
+        return bool((found - expected).abs().max() <= limit * expected.abs().max().clamp(min=1.0))
+
+    def _continue(self, prefix: Prefix, tails: Sequence[list[int]], length: int) -> list[list[int]]:
+        """Greedy answers of all rows in lock-step."""
+        device = self.model.device
+        rows, written = Rows(self.model, prefix, len(tails), merged=False), list[torch.Tensor]()
+        tokens, real = padded(tails, device)
+        ends = torch.tensor(sorted(self.ends), dtype=torch.long, device=device)
+        going = torch.ones(len(tails), dtype=torch.bool, device=device)
+        while len(written) < length:
+            chosen = rows.feed(tokens, real).argmax(-1)
+            written.append(chosen)
+            going = going & ~torch.isin(chosen, ends)
+            if not going.any():
+                break
+            tokens, real = chosen[:, None], going[:, None]
+        return [_until(line, self.ends) for line in torch.stack(written, dim=1).tolist()]
+
+
+def _until(tokens: list[int], ends: set[int]) -> list[int]:
+    """Tokens up to the first that ends an answer."""
+    return tokens[: next((place for place, token in enumerate(tokens) if token in ends), len(tokens))]
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """Tokens with which the model says that it is done."""
+    stated = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    found = set(stated) if isinstance(stated, (list, tuple)) else {stated}
+    return {int(token) for token in {*found, tokenizer.eos_token_id} if token is not None}
