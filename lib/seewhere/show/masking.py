@@ -1,0 +1,185 @@
+"""The mask widget: type a phrase, see the box a model finds, its mask, and every pixel's probability."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import ipywidgets
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from seewhere import metrics
+from seewhere.models.pixel_points import spread
+from seewhere.show import figures, style
+from seewhere.show.asking import YOUR_OWN
+from seewhere.show.panel import ImagePicker, to_png
+from seewhere.show.pixels import overlay, probability_picture
+from seewhere.show.regions import decode_mask
+
+if TYPE_CHECKING:
+    from seewhere.datasets import ReferringDataset
+
+SIDE = 330
+
+
+class Segmented(Protocol):
+    """What a model says about one phrase."""
+
+    @property
+    def box(self) -> NDArray:
+        """(4,) pixels xyxy; NaN where the model named none."""
+
+    @property
+    def probabilities(self) -> NDArray:
+        """(rows, columns) of cells of the picture; NaN where not asked."""
+
+
+def mask_at(probabilities: NDArray, threshold: float, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The mask (height, width) of cells whose probability is above `threshold`, for a picture of `size`."""
+    return spread(np.nan_to_num(np.asarray(probabilities, dtype=np.float64), nan=-1.0) > threshold, size)
+
+
+class MaskAsker(ImagePicker):
+    """Pick or type a phrase, and move the threshold: box (orange), mask (blue), truth (green outline), probabilities.
+
+    Args:
+        segment: (picture, phrase) -> what a model says about it.
+        dataset: one or several data sets over the same images.
+    """
+
+    def __init__(
+        self,
+        segment: Callable[[Image.Image, str], Segmented],
+        dataset: ReferringDataset | Sequence[ReferringDataset],
+    ) -> None:
+        super().__init__(dataset)
+        self.segment = segment
+        self.found: Segmented | None = None
+        wide = {"width": "560px"}
+        self.phrase = ipywidgets.Dropdown(description="phrase", layout=wide)
+        self.typed = ipywidgets.Text(
+            description="or type", placeholder="a phrase, then Enter", continuous_update=False, layout=wide
+        )
+        self.threshold = ipywidgets.FloatSlider(0.5, min=0, max=1, step=0.01, description="threshold")
+        self.report = ipywidgets.HTML()
+        self.probabilities = ipywidgets.Image(format="png", layout={"max_width": "360px", "object_fit": "contain"})
+        pictures = ipywidgets.HBox([self.picture, self.probabilities], layout={"flex_flow": "row wrap"})
+        self.children = [self.bar, self.phrase, self.typed, self.threshold, self.report, pictures]
+        self._quiet = False
+        self.slider.observe(self._new_image, "value")
+        self.phrase.observe(self._new_phrase, "value")
+        self.typed.observe(self._new_typed, "value")
+        self.threshold.observe(self._draw, "value")
+        self._new_image()
+
+    # ------------------------------------------------------------------------------------------------- questions
+
+    @property
+    def text(self) -> str:
+        """The phrase in question."""
+        return self.typed.value.strip() if self.phrase.value == YOUR_OWN else self.phrase.value
+
+    def _set(self, phrase: str, typed: str) -> None:
+        self._quiet = True
+        self.phrase.value, self.typed.value = phrase, typed
+        self._quiet = False
+
+    def _new_image(self, _: object = None) -> None:
+        texts = list(dict.fromkeys(item.text for item in self.expressions()))
+        self._quiet = True
+        self.phrase.options = [*texts, YOUR_OWN]
+        self._quiet = False
+        self._set(texts[0] if texts else YOUR_OWN, "")
+        self._ask()
+
+    def _new_phrase(self, _: object = None) -> None:
+        if not self._quiet:
+            if self.phrase.value != YOUR_OWN:
+                self._set(self.phrase.value, "")
+            self._ask()
+
+    def _new_typed(self, _: object = None) -> None:
+        if not self._quiet and self.typed.value.strip():
+            self._set(YOUR_OWN, self.typed.value)
+            self._ask()
+
+    def _ask(self) -> None:
+        self.found = self.segment(self.image(), self.text) if self.text else None
+        self._draw()
+
+    # --------------------------------------------------------------------------------------------------- answers
+
+    def truth(self) -> NDArray[np.bool_] | None:
+        """The mask that the phrase was written for, (H, W); None for the reader's own phrase, or without masks."""
+        region = next((item.region for item in self.expressions() if item.text == self.text), None)
+        if region is None or region.mask is None:
+            return None
+        return decode_mask(region.mask, self.dataset.images[self.image_id].size)
+
+    def mask(self) -> NDArray[np.bool_]:
+        """The predicted mask, (H, W), at the threshold on show.
+
+        Raises:
+            ValueError: nothing has been asked.
+        """
+        if self.found is None:
+            raise ValueError("there is no phrase yet; choose or type one")
+        return mask_at(self.found.probabilities, self.threshold.value, self.dataset.images[self.image_id].size)
+
+    def iou(self) -> float:
+        """IoU of the mask with the truth; NaN where there is no truth."""
+        truth = self.truth()
+        if truth is None:
+            return float("nan")
+        common, either = metrics.mask_overlap(self.mask(), truth)
+        return common / either if either else 0.0
+
+    def _draw(self, _: object = None) -> None:
+        image = self.image()
+        if self.found is None:
+            self.report.value = "<p>Type a phrase above.</p>"
+            self.picture.value = to_png(figures.enlarge(image, SIDE)[0])
+            self.probabilities.layout.display = "none"
+            return
+        self.probabilities.layout.display = ""
+        self.picture.value = to_png(overlay(image, self.mask(), self.truth(), self.found.box, SIDE))
+        self.probabilities.value = to_png(probability_picture(image, self.found.probabilities, SIDE))
+        self.report.value = f"<p><b>“{html.escape(self.text)}”</b> {self._verdict()}</p>"
+
+    def _verdict(self) -> str:
+        assert self.found is not None
+        if np.isnan(self.found.box).any():
+            return "the model named no box, so no pixel was asked"
+        inside = int(np.nansum(self.found.probabilities > self.threshold.value))
+        asked = int((~np.isnan(self.found.probabilities)).sum())
+        value = self.iou()
+        score = "" if np.isnan(value) else f'<span class="seewhere-mask-iou">mask IoU {value:.2f}</span>, '
+        return f"{score}{inside} of {asked} cells in the box are above {self.threshold.value:.2f}"
+
+    def static(
+        self, index: int | None = None, phrase: str | None = None, thresholds: Sequence[float] = (0.3, 0.5, 0.7)
+    ) -> Figure:
+        """Probabilities and the mask at some thresholds, as a figure, for slider position `index` and a phrase."""
+        if index is not None:
+            self.slider.value = index
+        if phrase is not None and phrase in self.phrase.options:
+            self.phrase.value = phrase
+        elif phrase is not None:
+            self.typed.value = phrase
+        image = self.image()
+        if self.found is None:
+            return figures.gallery([figures.enlarge(image, SIDE)[0]], ["no phrase"])
+        drawn = [probability_picture(image, self.found.probabilities, SIDE)]
+        titles = [f"“{self.text}”: probability of every cell in the box"]
+        for threshold in thresholds:
+            self.threshold.value = threshold
+            drawn.append(overlay(image, self.mask(), self.truth(), self.found.box, SIDE))
+            value = self.iou()
+            titles.append(f"threshold {threshold:.1f}" + ("" if np.isnan(value) else f": IoU {value:.2f}"))
+        self.threshold.value = 0.5
+        with style.drawing():
+            return figures.gallery(drawn, titles, columns=len(drawn), tile_inches=2.7)
