@@ -110,8 +110,8 @@ def check_masks(dataset: ReferringDataset) -> None:
         raise DataError(
             f"{dataset.name} {dataset.split}: {len(without)} of {len(dataset.expressions)} expressions refer to objects"
             f" without a mask (first: expression {first.expression_id} -> annotation {first.region.region_id}). "
-            "Expected polygons or run-length codes under 'segmentation' in instances.json, read with masks=True; a copy that "
-            "holds boxes only will not do."
+            "Expected polygons or run-length codes under 'segmentation' in instances.json, read with masks=True; boxes "
+            "alone will not do."
         )
 
 
