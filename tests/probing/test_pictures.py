@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from seewhere.probing import analysis, controls, pictures
+from seewhere.probing import controls, pictures
 from test_analysis import SHARES, arm, table
 
 
@@ -13,17 +13,17 @@ def test_every_chart_draws():
                       for a, s in (("frozen", 0.3), ("unfrozen", 0.8))])  # fmt: skip
     layers = pd.concat([arm("vsr", "x", s, "frozen", n) for n, s in (("0", 0), ("10", 1), ("2", 0.5))])
     groups = table(SHARES, arm="frozen")
-    tau = analysis.rank_correlation(groups, "area")
     drawn = [
         pictures.arms_chart(both, "rec", 0.1),
         pictures.groups_chart(groups, "super_category"),
         pictures.curves(layers, "layer"),
-        pictures.correlation_chart(analysis.by_super_category(groups, {}), "area", tau),
+        pictures.correlation_panels(groups, {}, fewest=1),
     ]
     assert all(isinstance(figure, Figure) for figure in drawn)
     line = drawn[2].axes[0].lines[0]
     assert line.get_xdata().tolist() == [0, 2, 10] and np.allclose(line.get_ydata(), [0, 50, 100])
     assert "tau-b +1.00" in drawn[3].axes[0].get_title(loc="left")
+    assert "all alike" in drawn[3].axes[2].get_title(loc="left")  # nobody counted the training examples
 
 
 def test_the_papers_numbers_stand_beside_ours():

@@ -31,10 +31,14 @@ class Probed:
     Args:
         resampler: see `seewhere.models.resamplers.load_resampler`. The parameters of its trained part are made
             trainable; its eye stays frozen.
+        bf16: run the resampler in mixed precision: three times as fast on processors with AVX512-BF16.
     """
 
-    def __init__(self, resampler: Resampler) -> None:
-        self.resampler, self.name = resampler, resampler.name
+    untrained = False
+    """Whether its weights are random, for checks of the code alone."""
+
+    def __init__(self, resampler: Resampler, bf16: bool = False) -> None:
+        self.resampler, self.name, self.bf16 = resampler, resampler.name, bf16
         self.sees_text = resampler.sees_text
         self.layers: tuple[str, ...] = tuple(str(layer) for layer in range(resampler.layers + 1))
         self.weights_hash = resampler.fingerprint
@@ -79,7 +83,8 @@ class Probed:
     def _states(self, encoded: Tensor, texts: Sequence[str]) -> tuple[Tensor, ...]:
         read = self.resampler.read(texts)
         batch = TextBatch(read.ids.to(encoded.device), read.mask.to(encoded.device))
-        return self.resampler.resample(encoded, batch)
+        with torch.autocast(encoded.device.type, torch.bfloat16, enabled=self.bf16):
+            return self.resampler.resample(encoded, batch)
 
     def forward(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
         """Return the last layer's tokens, with gradients, from pictures."""
@@ -134,7 +139,7 @@ class Probed:
         return np.asarray(whole(images, statements))
 
 
-def load_probed(source: str | Path, **options: Any) -> Probed | Vilt:
+def load_probed(source: str | Path, bf16: bool = False, **options: Any) -> Probed | Vilt:
     """Load what is to be probed: a resampler, or ViLT, by name, folder or hub id.
 
     Args:
@@ -154,7 +159,7 @@ def load_probed(source: str | Path, **options: Any) -> Probed | Vilt:
     resampler = load_resampler(source, **options)
     if torch.cuda.is_available():  # of several, the one that the launcher gave this process
         resampler.to("cuda")
-    return Probed(resampler)
+    return Probed(resampler, bf16)
 
 
 def _is_micro_folder(folder: Path) -> bool:

@@ -51,6 +51,7 @@ def save_arm(
         "probe": probe,
         "validation_score": fitted.score,
         "epoch": fitted.epoch,
+        "history": fitted.history.round(5).to_dict("list"),
         "parameters": sum(v.numel() for v in tensors.values()),
     }
     target = Path(folder)

@@ -33,6 +33,7 @@ def register(subparsers: Any) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
+    from seewhere.models.stepwise import OPTIMIZERS
     from seewhere.probing.heads import DEPTHS
 
     parser.add_argument("--task", choices=sorted(DEFAULT_DATA), required=True)
@@ -47,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, help="instead of the preset's")
     parser.add_argument("--learning-rate", type=float, help="instead of the preset's")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, help="instead of the preset's")
+    parser.add_argument("--bf16", action="store_true", help="mixed precision in the resampler")
     parser.add_argument("--search", action="store_true", help="search the settings first (one process only)")
     parser.add_argument("--out", type=Path, required=True, help="folder for predictions, scores and the trained arm")
 
@@ -78,8 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
         progress = accelerator.is_main_process
         root = arguments.root or build(None, preset.world_preset, progress=progress)
     task = load_task(arguments.task, root, data, sizes_of(preset), images=arguments.images)
-    model = load_probed(arguments.resampler)
-    changes = {"epochs": arguments.epochs, "learning_rate": arguments.learning_rate}
+    model = load_probed(arguments.resampler, bf16=arguments.bf16)
+    changes = {n: getattr(arguments, n) for n in ("epochs", "learning_rate", "optimizer")}
     kind = "instruct" if "instruct" in model.name else "qformer"
     settings = settings_of(preset, arguments.task, kind, arguments.arm, layers=arguments.layers)
     settings = settings.changed(**{name: value for name, value in changes.items() if value is not None})

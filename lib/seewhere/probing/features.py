@@ -69,9 +69,8 @@ def cached_features(
     if unknown:
         raise ValueError(f"{model.name} has no layer {unknown[0]!r}; its layers are {', '.join(model.layers)}")
     data = data_hash(examples)
-    keys = [
-        cache.Key(model.name, model.weights_hash, data, layer, dtype, len(examples), shard_rows) for layer in wanted
-    ]
+    weights = model.weights_hash + (" in bfloat16" if getattr(model, "bf16", False) else "")
+    keys = [cache.Key(model.name, weights, data, layer, dtype, len(examples), shard_rows) for layer in wanted]
 
     encoded: EncodedPictures | None = None
 

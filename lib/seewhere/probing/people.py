@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
 from seewhere import metrics
 from seewhere.boxes import CELLS
-from seewhere.probing import analysis
+from seewhere.datasets import load
+from seewhere.probing import analysis, rcm
 from seewhere.probing.rcm import RegionCell
 from seewhere.show.annotate import CellAnswer
 
@@ -74,6 +76,22 @@ def human_baseline(items: Sequence[RegionCell], answers: Iterable[CellAnswer], s
     return HumanBaseline(table, scores[0], scores[1], kappa, cell_kappa, shared)
 
 
+def describe(found: HumanBaseline) -> str:
+    """Return a baseline as text, beside the paper's."""
+    paper = "the paper's five people: 92.3 % right, kappa 0.81 over 100 items each"
+    if found.table.empty:
+        return f"no answers yet ({paper})"
+    people, answers = found.table.annotator.nunique(), len(found.table)
+    parts = [f"{people} {'person' if people == 1 else 'people'}, {answers} answers"]
+    for name, score in (("right", found.accuracy), ("true cell", found.cell_accuracy)):
+        if score is not None:
+            parts.append(f"{name} {100 * score.value:.1f} % [{100 * score.low:.1f}, {100 * score.high:.1f}]")
+    for name, kappa in (("kappa", found.kappa), ("kappa over cells", found.cell_kappa)):
+        if kappa is not None:
+            parts.append(f"{name} {kappa:.2f} on {found.shared} shared items")
+    return f"{'; '.join(parts)} ({paper})"
+
+
 def _row(item: RegionCell, answer: CellAnswer) -> dict[str, object]:
     first = WRONG if answer.wrong else answer.cells[0]
     says = WRONG if answer.wrong else MATCH if first == CELLS[item.claimed] else NO_MATCH
@@ -97,6 +115,13 @@ def _kappa(table: pd.DataFrame, column: str, categories: Sequence[str]) -> tuple
     if not len(items) or counts[0].sum() < 2:
         return None, len(items)
     return analysis.fleiss_kappa(counts), len(items)
+
+
+def annotation_items(
+    root: Path | str, data: str, split: str = "test", count: int = 100, seed: int = 0
+) -> list[RegionCell]:
+    """Return items for people from a data set of referring expressions; see `draw_items`."""
+    return draw_items(rcm.build(load(data, split, root).expressions, seed, skip_empty=True), count, seed)
 
 
 def draw_items(items: Sequence[RegionCell], count: int = 100, seed: int = 0) -> list[RegionCell]:

@@ -7,13 +7,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
 
 from seewhere import metrics
 from seewhere.boxes import to_xyxy
 from seewhere.probing import analysis
-from seewhere.probing.tasks import Task
+from seewhere.probing.adapter import Probed
+from seewhere.probing.features import open_pictures
+from seewhere.probing.tasks import Example, Task
 from seewhere.show import charts, figures, style
+from seewhere.show.looking import Looker
 
 ARM_COLORS = {"frozen": style.SKY, "unfrozen": style.VERMILLION}
 SIDE = 360
@@ -59,22 +64,6 @@ def curves(table: pd.DataFrame, axis: str, series: str = "resampler", title: str
     return style.finish(figure)
 
 
-def correlation_chart(groups: pd.DataFrame, column: str, tau: analysis.RankCorrelation, label: str = "") -> Figure:
-    """Super-categories' scores (see `analysis.by_super_category`) against a property, with Kendall's tau-b and p."""
-    with style.drawing():
-        figure, axes = pyplot.subplots(figsize=(5.2, 3.6))
-        axes.scatter(groups[column], groups.score, s=10 + 3 * np.sqrt(groups.n.to_numpy(float)), color=style.BLUE)
-        for row in groups.itertuples():
-            axes.annotate(f" {row.super_category}", (getattr(row, column), row.score), fontsize=8)
-        axes.set_xlabel(label or column.replace("_", " "))
-        axes.set_ylabel("P@1 (%)")
-        axes.set_title(
-            f"tau-b {tau.value:+.2f} [{tau.low:+.2f}, {tau.high:+.2f}], p = {tau.p:.3f}, {tau.groups} groups",
-            fontsize=10,
-        )
-    return style.finish(figure)
-
-
 def box_gallery(
     task: Task, tables: Mapping[str, pd.DataFrame], split: str = "test", count: int = 6, seed: int = 0
 ) -> Figure:
@@ -115,6 +104,164 @@ def box_gallery(
 
 def _pixels(boxes: Sequence[Sequence[float]], size: tuple[int, int]) -> np.ndarray:
     return to_xyxy(np.asarray(boxes, dtype=np.float64), "cxcywh_unit", size)
+
+
+def task_examples(tasks: Mapping[str, Task], count: int = 3, split: str = "test", seed: int = 0) -> Figure:
+    """A line of pictures per task with text and answer: boxes dashed, the nine cells for region cell matching."""
+    pictures, titles = [], []
+    for name, task in tasks.items():
+        examples = task.splits[split]
+        for place in np.random.default_rng(seed).permutation(len(examples))[:count]:
+            example = examples[place]
+            picture, _ = figures.enlarge(example.picture.open(), SIDE)
+            if task.kind == "box":
+                picture = figures.draw_boxes(
+                    picture, _pixels([example.target], picture.size), colors=style.TRUTH, side=SIDE, dashed=True
+                )
+                answer = "a box"
+            else:
+                answer = "yes" if example.target[0] > 0.5 else "no"
+                picture = _with_cells(picture) if "claimed" in example.meta else picture
+            pictures.append(picture)
+            titles.append(f"{name}: “{example.text}” → {answer}")
+    return figures.gallery(pictures, titles, columns=count, tile_inches=3.2)
+
+
+def _with_cells(picture: Image.Image) -> Image.Image:
+    """The picture with the lines between the nine cells."""
+    drawn = picture.copy()
+    pen = ImageDraw.Draw(drawn)
+    for third in (1, 2):
+        x, y = picture.width * third // 3, picture.height * third // 3
+        for line in ((x, 0, x, picture.height), (0, y, picture.width, y)):
+            pen.line(line, fill="white", width=4)
+            pen.line(line, fill=style.BLACK, width=1)
+    return drawn
+
+
+def correlation_panels(table: pd.DataFrame, train_counts: Mapping[str, int], fewest: int = 5, seed: int = 0) -> Figure:
+    """Super-categories' scores against area, distance from the centre and training examples, side by side.
+
+    `table` holds the box predictions of one resampler and arm. Each panel tells Kendall's tau-b and p.
+
+    Raises:
+        ValueError: fewer than three super-categories with `fewest` test examples.
+    """
+    groups = analysis.by_super_category(table, train_counts, fewest)
+    labels = {
+        "area": "mean area (share of the picture)",
+        "distance": "mean distance from the centre",
+        "train_count": "training examples",
+    }
+    with style.drawing():
+        figure, row = pyplot.subplots(1, len(labels), figsize=(12.6, 4.0), sharey=True)
+        for axes, (column, label) in zip(row, labels.items(), strict=True):
+            tau = analysis.rank_correlation(table, column, train_counts, seed, fewest=fewest)
+            axes.scatter(groups[column], groups.score, s=10 + 3 * np.sqrt(groups.n.to_numpy(float)), color=style.BLUE)
+            _name_points(axes, groups[column].to_numpy(float), groups.score.to_numpy(float), groups.super_category)
+            axes.set_xlabel(label)
+            said = f"tau-b {tau.value:+.2f} [{tau.low:+.2f}, {tau.high:+.2f}], p = {tau.p:.3f}"
+            axes.set_title(said if np.isfinite(tau.value) else "all alike: no order", fontsize=10)
+            axes.margins(x=0.2, y=0.1)
+        row[0].set_ylabel("P@1 (%)")
+    return style.finish(figure)
+
+
+def _name_points(axes: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str]) -> None:
+    """Write names beside points, on the left or right, a little up or down, wherever fewest others are near."""
+    spans = float(np.ptp(x)) or 1.0, float(np.ptp(y)) or 0.1
+    taken = [(a / spans[0], b / spans[1]) for a, b in zip(x, y, strict=True)]
+    for a, b, name in sorted(zip(x, y, names, strict=True), key=lambda point: point[1]):
+        spots = [(side, lift) for lift in (0.0, 0.05, -0.05, 0.1, -0.1) for side in (1, -1)]
+
+        def crowd(spot: tuple[int, float], a: float = a, b: float = b, width: float = 0.02 * len(str(name))) -> float:
+            cx, cy = a / spans[0] + spot[0] * (0.03 + width / 2), b / spans[1] + spot[1]
+            near = sum(abs(cx - px) < width and abs(cy - py) < 0.045 for px, py in taken)
+            return near + abs(spot[1]) + (0.01 if spot[0] < 0 else 0.0)
+
+        side, lift = min(spots, key=crowd)
+        taken.append((a / spans[0] + side * (0.03 + 0.01 * len(str(name))), b / spans[1] + lift))
+        axes.annotate(
+            str(name), (a, b), xytext=(a + side * 0.03 * spans[0], b + lift * spans[1]), fontsize=8, va="center",
+            ha="left" if side > 0 else "right",
+        )  # fmt: skip
+
+
+def training_curves(histories: Mapping[tuple[str, str, int], pd.DataFrame], column: str = "validation_score") -> Figure:
+    """A panel per task with the validation score (percent) of every unfrozen arm by epoch, seeds in one colour.
+
+    Args:
+        histories: (task, resampler, seed) -> one row per epoch.
+        column: what is drawn; scores are shown in percent.
+
+    Raises:
+        ValueError: no history.
+    """
+    if not histories:
+        raise ValueError("no arm has been trained or loaded; nothing to draw")
+    tasks = list(dict.fromkeys(task for task, _, _ in histories))
+    names = list(dict.fromkeys(name for _, name, _ in histories))
+    with style.drawing():
+        figure, grid = pyplot.subplots(1, len(tasks), figsize=(4.2 * len(tasks), 3.2), squeeze=False)
+        for axes, task in zip(grid[0], tasks, strict=True):
+            for (own, name, _), history in histories.items():
+                if own == task:
+                    mark = "o" if len(history) < 8 else ""
+                    ink = style.color(names.index(name))
+                    axes.plot(history.epoch, 100 * history[column], color=ink, marker=mark, markersize=4)
+            axes.set(title=task, xlabel="epoch", ylabel="right on validation (%)" if task == tasks[0] else "")
+        for number, name in enumerate(names):
+            grid[0][-1].plot([], [], color=style.color(number), label=name)
+        grid[0][-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return style.finish(figure)
+
+
+def control_table(frozen: pd.DataFrame, control: pd.DataFrame) -> pd.DataFrame:
+    """Return who (rows) scored what on which task (columns), percent with intervals: controls, then frozen probes."""
+    parts = pd.concat([control, frozen[frozen.probe_layers <= 1]], ignore_index=True)
+    found = analysis.accuracy(parts, ["task", "arm", "resampler"])
+    found["score"] = [f"{r.value:.1f} [{r.low:.1f}, {r.high:.1f}]" for r in found.itertuples()]
+    found["who"] = [
+        name if arm == "control" else f"{name}, {arm}" for name, arm in zip(found.resampler, found.arm, strict=True)
+    ]
+    return (
+        found.pivot(index="who", columns="task", values="score")
+        .reindex(found.who.unique())
+        .fillna("")[list(parts.task.unique())]
+    )
+
+
+def looker(model: Probed, examples: Sequence[Example]) -> Looker:
+    """Return the widget that shows where a resampler's queries look in some examples' pictures.
+
+    Raises:
+        ValueError: a resampler without cross-attention.
+    """
+    opened, texts = open_pictures(examples), [example.text for example in examples]
+    return Looker(opened, texts, model.attention(opened, texts))
+
+
+PAPER_RELATIONS: dict[str, tuple[float, float, float, float]] = {
+    "Adjacency": (61.94, 68.86, 57.44, 62.98),
+    "Directional": (42.05, 75.00, 38.64, 68.18),
+    "Orientation": (56.93, 67.15, 58.39, 67.88),
+    "Projective": (62.87, 78.29, 54.21, 74.61),
+    "Proximity": (60.15, 81.95, 40.60, 78.95),
+    "Topological": (74.56, 83.94, 66.14, 83.15),
+    "Unallocated": (68.42, 72.37, 52.63, 77.63),
+}
+"""The paper's table 2: Q-Former frozen and unfrozen, InstructBLIP's frozen and unfrozen (percent)."""
+
+
+def relations_beside_the_paper(table: pd.DataFrame) -> pd.DataFrame:
+    """Return accuracy (percent) with its interval per relation category, resampler and arm, and the paper's number."""
+    found = analysis.accuracy(table[table.probe_layers <= 1], ["category", "resampler", "arm"])
+    paper = []
+    for row in found.itertuples(index=False):
+        place = 2 * ("instruct" in row.resampler) + (row.arm == "unfrozen")
+        known = "instruct" in row.resampler or "blip" in row.resampler
+        paper.append(PAPER_RELATIONS[row.category][place] if known and row.category in PAPER_RELATIONS else np.nan)
+    return found.assign(paper=paper).round({"value": 1, "low": 1, "high": 1}).sort_values(["resampler", "category"])
 
 
 PAPER_TABLE: dict[tuple[str, str, str], float] = {

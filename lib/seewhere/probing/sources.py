@@ -28,8 +28,8 @@ class FrozenTokens:
 
     def tokens(self, rows: NDArray[np.int64], device: torch.device) -> Tensor:
         """Return the tokens of some examples, (B, tokens, width) float32."""
-        found = self.table[rows]  # type: ignore[index]
-        return torch.from_numpy(np.asarray(found, dtype=np.float32)).to(device)
+        found = np.ascontiguousarray(self.table[rows])  # type: ignore[index]
+        return torch.from_numpy(found).to(device).float()  # torch widens half precision several times faster than numpy
 
 
 class TrainedTokens:
@@ -63,6 +63,5 @@ class TrainedTokens:
         texts = [example.text for example in chosen]
         if self.encoded is not None:
             assert isinstance(self.model, EncodedResampler)
-            encoded = torch.from_numpy(np.asarray(self.encoded[rows], dtype=np.float32)).to(device)
-            return self.model.forward_encoded(encoded, texts)
+            return self.model.forward_encoded(torch.from_numpy(self.encoded[rows]).to(device).float(), texts)
         return self.model.forward(open_pictures(chosen), texts)

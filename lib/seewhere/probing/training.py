@@ -1,7 +1,8 @@
 """Training a probe, on frozen tokens or together with the resampler that makes them.
 
 One loop serves both arms. AdamW with weight decay 0.01, 10 % warm-up and batches of 128 are the paper's (appendix B);
-the linear decay after the warm-up is ours, as it names none. The state with the best validation score is kept.
+the linear decay after the warm-up is ours, as it names none, and so is the choice of Muon for small resamplers. The
+state with the best validation score is kept.
 
 Under ``accelerate launch`` the same call trains on several processes: each global batch is dealt out to them, so the
 steps are those of one process, and the scores too, up to the order of floating point sums.
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from seewhere import storage
+from seewhere.models.stepwise import OPTIMIZERS, optimizers_for
 from seewhere.probing import losses
 from seewhere.probing.heads import Probe
 
@@ -51,6 +53,7 @@ class ProbeSettings:
     patience: int = 0  # epochs without a better validation score before it stops; 0: never
     standardise: bool = False  # shift and scale the frozen tokens by the training set's mean and deviation
     clip: float = 1.0  # largest gradient norm
+    optimizer: str = "adamw"  # the paper's; "muon" for the matrices of a resampler trained along: fewer steps
     seed: int = 0
 
     def changed(self, **values: Any) -> ProbeSettings:
@@ -173,10 +176,7 @@ class _Run:
             self.probe.standardise(*_moments(train, device))
         joint = _Joint(self.probe, train.module)
         self.parameters = [p for p in joint.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(
-            self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, eps=1e-8
-        )
-        self.joint, self.optimizer = self.accelerator.prepare(joint.to(device), optimizer)
+        self.joint, *self.optimizers = self.accelerator.prepare(joint.to(device), *_optimizers(joint, settings))
         self.steps = math.ceil(len(train) / settings.batch)
         self.epoch, self.history = 0, list[dict[str, float]]()
         self.best: tuple[float, float, int, dict[str, Tensor]] | None = None
@@ -205,7 +205,7 @@ class _Run:
             "loss": loss,
             "validation_loss": validation_loss,
             "validation_score": right,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": self.optimizers[0].param_groups[0]["lr"],
         }
         self.history.append(row)
         # Where no answer is right yet, or equally many are, the loss tells which state is better.
@@ -221,7 +221,7 @@ class _Run:
         weight = torch.ones(max(len(own), 1), device=self.accelerator.device)
         if not len(own):  # fewer examples than processes: take part in the step without a say
             own, weight = rows[:1], weight * 0
-        for group in self.optimizer.param_groups:
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = self.settings.learning_rate * self._factor(number)
         target = self.train_targets[torch.as_tensor(own)].to(self.accelerator.device)
         outputs = self.joint(self.train, own, self.accelerator.device)
@@ -230,8 +230,9 @@ class _Run:
         self.accelerator.backward(value * world)
         if self.settings.clip:
             self.accelerator.clip_grad_norm_(self.parameters, self.settings.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         return float(value.detach())
 
     def _factor(self, step: int) -> float:
@@ -288,7 +289,7 @@ class _Run:
             "history": self.history,
             "best": self.best,
             "state": self._state(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
         buffer = io.BytesIO()
         torch.save(content, buffer)
@@ -303,7 +304,8 @@ class _Run:
         if content["facts"] != self._facts():
             raise ValueError(f"{path} is of a training with other settings or data. Choose another folder.")
         self._plain().load_state_dict(content["state"], strict=False)
-        self.optimizer.load_state_dict(content["optimizer"])
+        for optimizer, state in zip(self.optimizers, content["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
         self.epoch, self.history, self.best = content["epoch"], content["history"], content["best"]
 
     def result(self) -> Fitted:
@@ -316,6 +318,23 @@ class _Run:
         return Fitted(plain.probe, plain.module, self.settings, epoch, score, pd.DataFrame(self.history))
 
 
+def _optimizers(joint: _Joint, settings: ProbeSettings) -> list[torch.optim.Optimizer]:
+    """AdamW on everything, as published; or Muon on the resampler's matrices and AdamW on the rest.
+
+    Raises:
+        ValueError: unknown optimizer.
+    """
+    if settings.optimizer not in OPTIMIZERS:
+        raise ValueError(f"unknown optimizer {settings.optimizer!r}; expected one of {OPTIMIZERS}")
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.optimizer == "adamw" or not any(p.requires_grad for p in joint.module.parameters()):
+        trained = [p for p in joint.parameters() if p.requires_grad]
+        return [torch.optim.AdamW(trained, lr=rate, weight_decay=decay, eps=1e-8)]
+    found = optimizers_for(joint.module, rate, decay, settings.optimizer)
+    found[-1].add_param_group({"params": list(joint.probe.parameters()), "weight_decay": decay})
+    return found
+
+
 def _identity(source: Source) -> str:
     return str(getattr(source, "identity", ""))
 
@@ -324,8 +343,9 @@ def _identity(source: Source) -> str:
 def _moments(source: Source, device: torch.device, rows: int = 4096) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the flattened tokens over (at most `rows` of) the training examples."""
     chosen = np.linspace(0, len(source) - 1, min(rows, len(source))).astype(np.int64)
-    flat = source.tokens(chosen, device).flatten(1).double()
-    return flat.mean(dim=0).float().cpu(), flat.std(dim=0, correction=0).float().cpu()
+    flat = source.tokens(chosen, device).flatten(1)
+    mean = flat.mean(dim=0)
+    return mean.cpu(), (flat - mean).square().mean(dim=0).sqrt().cpu()
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -44,10 +45,31 @@ def gaps(table: pd.DataFrame, origin: Origin) -> list[results.Record]:
         arms = {arm: table[_mask(table, task, resampler, arm)] for arm in ("unfrozen", "frozen")}
         if not all(map(len, arms.values())):
             continue
-        interval = analysis.gap(arms["unfrozen"], arms["frozen"])
-        shares = {f"{arm}_accuracy": round(100 * float(part.correct.mean()), 2) for arm, part in arms.items()}
-        found.append(origin.record(interval, "F1", "gap", task=task, resampler=resampler, **shares))
+        first, second = same_seeds(arms["unfrozen"], arms["frozen"])
+        interval = analysis.gap(first, second)
+        shares = {
+            f"{arm}_accuracy": round(100 * float(part.correct.mean()), 2)
+            for arm, part in (("unfrozen", first), ("frozen", second))
+        }
+        found.append(under(origin, first).record(interval, "F1", "gap", task=task, resampler=resampler, **shares))
     return found
+
+
+def same_seeds(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return both tables with the seeds that both have: a dear arm may have been trained under fewer.
+
+    Raises:
+        ValueError: they have no seed in common.
+    """
+    shared = set(first.seed) & set(second.seed)
+    if not shared:
+        raise ValueError(f"no seed in common: {sorted(set(first.seed))} and {sorted(set(second.seed))}")
+    return first[first.seed.isin(shared)], second[second.seed.isin(shared)]
+
+
+def under(origin: Origin, table: pd.DataFrame) -> Origin:
+    """Return the origin with the seeds of a table."""
+    return replace(origin, seeds=tuple(sorted(int(seed) for seed in set(table.seed))))
 
 
 def _mask(table: pd.DataFrame, task: str, resampler: str, arm: str) -> pd.Series:
@@ -61,9 +83,10 @@ def earlier_layers(table: pd.DataFrame, last: str, origin: Origin) -> list[resul
     end = _rows(table, layer=last)
     for layer in table.layer.unique():
         if layer != last:
-            interval = analysis.gap(_rows(table, layer=layer), end)
+            first, second = same_seeds(_rows(table, layer=layer), end)
             about = {"task": task, "resampler": resampler, "layer": str(layer), "last": last}
-            found.append(origin.record(interval, "F2", "earlier_layer_gain", **about))
+            interval = analysis.gap(first, second)
+            found.append(under(origin, first).record(interval, "F2", "earlier_layer_gain", **about))
     return found
 
 
@@ -74,9 +97,10 @@ def bigger_probes(frozen: pd.DataFrame, unfrozen: pd.DataFrame, origin: Origin) 
     linear = _rows(unfrozen, task=task, resampler=resampler, probe_layers=1)
     for layers in sorted(frozen.probe_layers.unique()):
         if layers > 1:
-            interval = analysis.gap(_rows(frozen, probe_layers=layers), linear)
+            first, second = same_seeds(_rows(frozen, probe_layers=layers), linear)
             about = {"task": task, "resampler": resampler, "probe_layers": int(layers)}
-            found.append(origin.record(interval, "F3", "bigger_probe_gap", **about))
+            interval = analysis.gap(first, second)
+            found.append(under(origin, first).record(interval, "F3", "bigger_probe_gap", **about))
     return found
 
 
@@ -103,10 +127,15 @@ def correlations(
 
 
 def relation_kinds(table: pd.DataFrame, origin: Origin) -> list[results.Record]:
-    """Return F5: accuracy on topological minus directional statements (points), frozen, per resampler."""
+    """Return F5: accuracy on topological minus directional statements (points), frozen, per resampler.
+
+    A test set without statements of both kinds gives no record.
+    """
     found = []
     for resampler in table.resampler.unique():
         part = _rows(table, task="vsr", resampler=resampler, arm="frozen")
+        if not {"Topological", "Directional"} <= set(part.category):
+            continue
         interval = analysis.group_difference(part, "category", "Topological", "Directional")
         found.append(
             origin.record(interval, "F5", "topological_over_directional", task="vsr", resampler=str(resampler))

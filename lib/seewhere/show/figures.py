@@ -211,10 +211,11 @@ def _shorten(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
 
 
 def show_picture(axes: Axes, picture: Picture, title: str, color: str = "#222222", width: int = 38) -> None:
-    """Put a picture on axes: no ticks, no frame, a title wrapped at `width` letters."""
+    """Put a picture on axes: no ticks, no frame, each line of the title wrapped at `width` letters."""
     axes.imshow(np.asarray(picture))
     axes.set_anchor("N")  # pictures of different heights in a row start at one line
-    axes.set_title("\n".join(textwrap.wrap(title, width)), fontsize=9, color=color)
+    lines = [part for line in title.split("\n") for part in textwrap.wrap(line, width)]
+    axes.set_title("\n".join(lines), fontsize=9, color=color)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.grid(False)

@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 
 import ipywidgets
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from seewhere.show import figures
+from seewhere.show import figures, style
 from seewhere.show.panel import Panel, to_png
 
 SIDE = 360
@@ -35,13 +34,22 @@ def patch_grid(weights: ArrayLike) -> NDArray[np.float64]:
     raise ValueError(f"{len(values)} patches are no square grid, with or without a class token")
 
 
-def overlay(picture: Image.Image, weights: ArrayLike, strength: float = 0.6, side: int = SIDE) -> Image.Image:
-    """Return the picture, enlarged, with attention (P,) laid over it: the brighter, the more is looked there."""
+def overlay(picture: Image.Image, weights: ArrayLike, dark: float = 0.25, side: int = SIDE) -> Image.Image:
+    """Return the picture, enlarged and darkened where attention (P,) is low: what is bright is looked at.
+
+    Args:
+        picture: as it is in the data set.
+        weights: attention over patches; the brightness rises in a line with it, from its least to its largest value.
+        dark: brightness left where attention is least, 0..1.
+        side: longer side of the result in pixels.
+    """
     large, _ = figures.enlarge(picture, side)
     grid = patch_grid(weights)
     share = (grid - grid.min()) / max(float(np.ptp(grid)), 1e-12)
-    heat = Image.fromarray((colormaps["inferno"](share)[..., :3] * 255).astype(np.uint8))
-    return Image.blend(large, heat.resize(large.size, Image.Resampling.BICUBIC), strength)
+    mask = Image.fromarray((255 * (dark + (1 - dark) * share)).astype(np.uint8)).resize(
+        large.size, Image.Resampling.BICUBIC
+    )
+    return Image.composite(large, Image.new("RGB", large.size, style.BLACK), mask)
 
 
 class Looker(Panel):

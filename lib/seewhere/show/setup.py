@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 PACKAGES = ("seewhere", "torch", "transformers", "peft", "numpy", "supervision")
+MANY_COLOURS = 2**15
+"""Pictures with more are rounded to 64 shades a channel before 256 colours are chosen."""
 
 
 def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
@@ -52,8 +54,11 @@ def small_png(picture: Figure | Image.Image) -> bytes:
         picture.savefig(buffer, format="png", bbox_inches="tight", facecolor="white")
         picture = Image.open(buffer)
     buffer = io.BytesIO()
+    picture = picture.convert("RGB")
+    if picture.getcolors(MANY_COLOURS) is None:  # soft overlays; choosing among so many would take half a minute
+        picture = picture.point([value if value in (0, 255) else (value & 0xFC) | 2 for value in range(256)] * 3)
     # Maximum coverage, because the median cut sacrifices rare colours: a small white sheep would turn grey.
-    flat = picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
+    flat = picture.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
     flat.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 

@@ -1,0 +1,273 @@
+"""The whole study under one preset: tasks x models x arms x seeds, kept in predictions tables.
+
+Frozen probes are small and many, so they are trained side by side in a few processes on cached tokens. Unfrozen arms
+are few and costly: those that ship with the package are loaded, others are trained here, and records say which.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from seewhere.presets import Preset
+from seewhere.probing import arms, controls, experiments
+from seewhere.probing.features import cached_encodings
+from seewhere.probing.micro_models import UNTRAINED
+from seewhere.probing.protocols import EncodedResampler, Resampler, TrainableResampler
+from seewhere.probing.settings import settings_of, sizes_of, space_of
+from seewhere.probing.sources import FrozenTokens, TrainedTokens
+from seewhere.probing.tasks import SPLITS, Task, load_task
+from seewhere.probing.training import Fitted, ProbeSettings, fit, predict
+from seewhere.probing.verdicts import Origin
+
+DATA = {"rec": "worldg", "vsr": "random", "rcm": "worldg"}
+SHIPPED = Path(__file__).resolve().parents[1] / "weights" / "probing-arms"
+
+
+def load_tasks(
+    settings: Preset, world: Path | str, referring: tuple[str, str] = ("", ""), vsr: tuple[str, str] = ("", "")
+) -> dict[str, Task]:
+    """Return the three tasks by name.
+
+    Args:
+        settings: of notebook 01; says how many examples.
+        world: folder of the world, used where no other is given.
+        referring: (folder, name) of the referring expressions for rec and rcm; "" for the world's.
+        vsr: (folder, partition) of the spatial statements.
+    """
+    found = {}
+    for name, usual in DATA.items():
+        root, data = vsr if name == "vsr" else referring
+        found[name] = load_task(name, root or world, data or usual, sizes_of(settings))
+    return found
+
+
+def kind_of(model: Resampler) -> str:
+    """Return which of the paper's two resamplers gives a model its settings."""
+    return "instruct" if "instruct" in model.name else "qformer"
+
+
+@dataclass
+class Study:
+    """Tasks and models under one preset.
+
+    Attributes:
+        settings: of notebook 01.
+        tasks, models: by name.
+        seeds: of the trainings.
+        chosen: (task, kind, arm) -> settings, where something else than the preset's was found by a search.
+        trained: (task, model, seed) -> (probe, resampler) of the unfrozen arms, for pictures.
+        origins: how each unfrozen arm came to be.
+        histories: (task, model, seed) -> one row per epoch of its training; see `seewhere.probing.training.Fitted`.
+    """
+
+    settings: Preset
+    tasks: Mapping[str, Task]
+    models: Mapping[str, Any]
+    seeds: Sequence[int]
+    chosen: dict[tuple[str, str, str], ProbeSettings] = field(default_factory=dict)
+    trained: dict[tuple[str, str, int], tuple[Any, Any]] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+    histories: dict[tuple[str, str, int], pd.DataFrame] = field(default_factory=dict)
+
+    def probe_settings(self, task: str, model: Resampler, arm: str, **changes: Any) -> ProbeSettings:
+        """Return the settings of one arm: what a search found, or the preset's."""
+        kind = kind_of(model)
+        found = self.chosen.get((task, kind, arm)) or settings_of(self.settings, task, kind, arm)
+        return found.changed(**changes)
+
+    # -- frozen --------------------------------------------------------------------------------------------------------
+
+    def frozen(
+        self,
+        models: Sequence[str],
+        tasks: Sequence[str] = tuple(DATA),
+        layers: str = "last",
+        probe_layers: Sequence[int] = (1,),
+        seeds: Sequence[int] | None = None,
+    ) -> pd.DataFrame:
+        """Return test predictions of probes on frozen tokens, for every combination of what is given.
+
+        Args:
+            models, tasks: names.
+            layers: "last", "earlier" (all but the last) or "all".
+            probe_layers: sizes of the probes.
+            seeds: of the trainings; None for the study's.
+        """
+        jobs, about = [], []
+        for task_name, model_name in product(tasks, models):
+            task, model = self.tasks[task_name], self.models[model_name]
+            names = {"last": model.layers[-1:], "earlier": model.layers[:-1], "all": model.layers}[layers]
+            sources = experiments.frozen_sources(task, model, names)
+            targets = {split: task.targets(split) for split in SPLITS}
+            for layer, size, seed in product(names, probe_layers, self.seeds if seeds is None else seeds):
+                settings = self.probe_settings(task_name, model, experiments.FROZEN, layers=size, seed=seed)
+                jobs.append(joblib.delayed(_outputs)(sources[layer], targets, settings))
+                columns = {"resampler": model.name, "arm": experiments.FROZEN, "seed": seed, "layer": layer}
+                about.append((task, {**columns, "probe_layers": size}))
+        workers = min(self.settings.workers, os.cpu_count() or 1, max(len(jobs), 1))
+        running = joblib.Parallel(workers, return_as="generator")(jobs)
+        bar = tqdm(running, total=len(jobs), desc="probes", leave=False)
+        tables = [controls.predictions(t, out, "test", **row) for out, (t, row) in zip(bar, about, strict=True)]
+        return pd.concat(tables, ignore_index=True)
+
+    # -- unfrozen ------------------------------------------------------------------------------------------------------
+
+    def unfrozen(self, models: Sequence[str], tasks: Sequence[str] = tuple(DATA)) -> pd.DataFrame:
+        """Return test predictions of resamplers that were trained along with their probe.
+
+        Arms that ship are loaded. Where the preset says ``unfrozen = "train"`` every seed's is trained here at full
+        length; else, where none ships, the first seed's alone, for ``live_unfrozen_epochs``.
+        """
+        tables = []
+        for task_name, model_name in product(tasks, models):
+            model = self.models[model_name]
+            for seed in self.seeds:
+                folder = shipped_arm(self.tasks[task_name], model, seed)
+                if self.settings.unfrozen == "train" or (folder is None and seed == self.seeds[0]):
+                    tables.append(self._train(task_name, model, seed, self.settings.unfrozen == "train"))
+                elif folder is not None:
+                    tables.append(self._load(task_name, model, seed, folder))
+        return pd.concat(tables, ignore_index=True)
+
+    def live(self, task: str, model: str, epochs: int | None = None) -> Fitted:
+        """Train the first seed's unfrozen arm for some epochs (None: ``live_unfrozen_epochs``), and return it."""
+        probed = self.models[model]
+        length = self.settings.live_unfrozen_epochs if epochs is None else epochs
+        settings = self.probe_settings(task, probed, experiments.UNFROZEN, epochs=length, seed=self.seeds[0])
+        return experiments.unfrozen_arm(self.tasks[task], probed, settings, (self.seeds[0],)).fitted[self.seeds[0]]
+
+    def _train(self, task: str, model: TrainableResampler, seed: int, whole: bool) -> pd.DataFrame:
+        settings = self.probe_settings(task, model, experiments.UNFROZEN)
+        if not whole:
+            settings = settings.changed(epochs=self.settings.live_unfrozen_epochs)
+        sources = experiments.unfrozen_sources(self.tasks[task], model)
+        data = self.tasks[task]
+        fitted = fit(
+            sources["train"], data.targets("train"), sources["validation"], data.targets("validation"),
+            settings.changed(seed=seed), description=f"{task}, {model.name} unfrozen, seed {seed}",
+        )  # fmt: skip
+        self.origins[f"{task} {model.name} {seed}"] = f"trained here for {settings.epochs} epochs"
+        self.histories[task, model.name, seed] = fitted.history
+        return self._table(task, fitted.probe, sources["test"], model, seed)
+
+    def _load(self, task: str, model: EncodedResampler, seed: int, folder: Path) -> pd.DataFrame:
+        probe, own, about = arms.load_arm(folder, model)
+        examples = self.tasks[task].splits["test"]
+        assert isinstance(own, TrainableResampler)
+        encoded = cached_encodings(own, examples) if isinstance(own, EncodedResampler) else None
+        self.origins[f"{task} {model.name} {seed}"] = f"shipped, {about['settings']['epochs']} epochs"
+        self.histories[task, model.name, seed] = pd.DataFrame(about["history"])
+        return self._table(task, probe, TrainedTokens(own, examples, encoded), model, seed)
+
+    def _table(self, task: str, probe: Any, test: TrainedTokens, model: Resampler, seed: int) -> pd.DataFrame:
+        self.trained[task, model.name, seed] = (probe, test.model)
+        columns = {"resampler": model.name, "arm": experiments.UNFROZEN, "seed": seed, "layer": model.layers[-1]}
+        return controls.predictions(self.tasks[task], predict(probe, test), "test", **columns, probe_layers=1)
+
+    # -- controls, settings, records -----------------------------------------------------------------------------------
+
+    def controls(self, asked: Sequence[Any] = (), tasks: Sequence[str] = tuple(DATA)) -> pd.DataFrame:
+        """Return test predictions of majority, random and text-only controls, and of whole models asked directly.
+
+        Args:
+            asked: names of models of the study, or whole models such as an InstructBLIP, to put the yes/no tasks to;
+                models that have nothing to answer with are passed over.
+            tasks: names.
+        """
+        whole = [model for model in (self.models.get(m, m) for m in asked) if can_answer(model)]
+        tables = []
+        for name in tasks:
+            task = self.tasks[name]
+            base = settings_of(self.settings, name, seed=self.seeds[0])
+            tables.append(experiments.control_tables(task, base))
+            if task.kind == "binary":
+                tables += [_asked(task, model) for model in whole]
+        return pd.concat(tables, ignore_index=True)
+
+    def search(self, models: Sequence[str], tasks: Sequence[str] = tuple(DATA)) -> pd.DataFrame:
+        """Search the frozen arms' settings (TPE, resumable), use them from now on, and return every trial."""
+        found = []
+        for task_name, model_name in product(tasks, models):
+            model = self.models[model_name]
+            base = self.probe_settings(task_name, model, experiments.FROZEN)
+            space = space_of(self.settings, task_name)
+            best = experiments.search_arm(
+                self.tasks[task_name], model, space, base, trials=self.settings.search_trials, seed=self.seeds[0]
+            )
+            self.chosen[task_name, kind_of(model), experiments.FROZEN] = best.settings
+            found.append(best.trials.assign(task=task_name, resampler=model.name))
+        return pd.concat(found, ignore_index=True)
+
+    def chosen_settings(self, models: Sequence[str]) -> pd.DataFrame:
+        """Return one row per task, model and arm: learning rate, epochs, loss weights, optimizer."""
+        rows = []
+        for task, name, arm in product(self.tasks, models, (experiments.FROZEN, experiments.UNFROZEN)):
+            found = self.probe_settings(task, self.models[name], arm)
+            weights = f"{found.l1:g} / {found.giou:g}" if task == "rec" else ""
+            rows.append((task, name, arm, f"{found.learning_rate:g}", found.epochs, weights, found.optimizer))
+        return pd.DataFrame(rows, columns=["task", "model", "arm", "learning rate", "epochs", "L1 / GIoU", "optimizer"])
+
+    def origin(self) -> Origin:
+        """Return what the records of this run have in common."""
+        weights = {name: model.weights_hash for name, model in self.models.items()}
+        made = "; ".join(sorted(set(self.origins.values()))) or "frozen only"
+        if any(getattr(model, "untrained", False) for model in self.models.values()):
+            made = f"{UNTRAINED}; {made}"
+        return Origin(self.settings.name, tuple(self.seeds), weights, f"unfrozen: {made}")
+
+    def majority(self, task: str) -> float:
+        """Return the share (0..1) of test examples that a constant answer gets right."""
+        return float(controls.predictions(self.tasks[task], controls.majority(self.tasks[task])).correct.mean())
+
+    def gallery_tables(self, table: pd.DataFrame, task: str, model: str) -> dict[str, pd.DataFrame]:
+        """Return arm -> the first seed's predictions of one task and model, for `pictures.box_gallery`."""
+        part = table[(table.task == task) & (table.resampler == model) & (table.seed == self.seeds[0])]
+        return {str(arm): rows for arm, rows in part[part.probe_layers == 1].groupby("arm", sort=True)}
+
+
+def metrics_of(table: pd.DataFrame) -> dict[str, float]:
+    """Return "task, resampler, arm" -> share (0..1) of right answers of the linear probes, for `runs.record`."""
+    linear = table[table.probe_layers <= 1]
+    means = linear.groupby(["task", "resampler", "arm"], sort=False).correct.mean()
+    return {", ".join(map(str, key)): float(value) for key, value in means.items()}
+
+
+def shipped_arm(task: Task, model: Resampler, seed: int, root: Path | None = None) -> Path | None:
+    """Return the folder of a shipped unfrozen arm that was trained on this data set from these weights, or None."""
+    folder = (root or SHIPPED) / f"{task.name}-{model.name}-{seed}".replace("/", "-")
+    if not (folder / arms.ABOUT).is_file():
+        return None
+    about = arms.storage.read_json(folder / arms.ABOUT)
+    fits = about["started_from"] == model.weights_hash and about.get("source") == task.source
+    return folder if fits else None
+
+
+def can_answer(model: Any) -> bool:
+    """Return whether a model can be asked directly if a statement is true."""
+    return hasattr(model, "choose") or hasattr(getattr(model, "resampler", None), "match")
+
+
+def _asked(task: Task, model: Any) -> pd.DataFrame:
+    outputs = controls.asked_directly(model, task.splits["test"], batch=64)
+    name = f"{model.name}, asked"
+    return controls.predictions(task, outputs, resampler=name, arm="control", seed=0, layer="", probe_layers=0)
+
+
+def _outputs(
+    sources: Mapping[str, FrozenTokens], targets: Mapping[str, NDArray[np.float32]], settings: ProbeSettings
+) -> NDArray[np.float32]:
+    fitted = fit(
+        sources["train"], targets["train"], sources["validation"], targets["validation"], settings, progress=False
+    )
+    return predict(fitted.probe, sources["test"])

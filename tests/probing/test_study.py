@@ -1,0 +1,112 @@
+"""The study as the notebook runs it, on small models that really look."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from seewhere import presets, storage
+from seewhere.probing import arms, experiments, study, verdicts
+from seewhere.probing.training import ProbeSettings
+from tiny import TinyEncoded, make_task
+
+FAST = {"learning_rate": 1e-2, "epochs": 2}
+
+
+@pytest.fixture
+def main(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEEWHERE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(study, "SHIPPED", tmp_path / "shipped")
+    tasks = {"rec": make_task(tmp_path / "boxes", "box"), "vsr": make_task(tmp_path / "statements", seed=1)}
+    settings = presets.with_changes(presets.load("smoke", "01"), seeds=[0, 1])
+    return study.Study(settings, tasks, {"tiny": TinyEncoded()}, [0, 1])
+
+
+def test_frozen_probes_are_those_of_the_single_arm_in_one_process_and_in_two(main):
+    table = main.frozen(["tiny"], ["rec", "vsr"], "all", (1, 2))
+    assert len(table) == 2 * 2 * 2 * 2 * 24  # tasks, layers, sizes, seeds, examples
+    settings = main.probe_settings("vsr", main.models["tiny"], "frozen")
+    alone = experiments.frozen_arm(main.tasks["vsr"], main.models["tiny"], settings, [1], "early", progress=False).table
+    same = table[(table.task == "vsr") & (table.layer == "early") & (table.seed == 1) & (table.probe_layers == 1)]
+    assert np.allclose(same.score, alone.score)
+    main.settings = presets.with_changes(main.settings, workers=2)
+    pd.testing.assert_frame_equal(main.frozen(["tiny"], ["rec", "vsr"], "all", (1, 2)), table)
+
+
+def test_earlier_layers_and_seeds_of_ones_own(main):
+    table = main.frozen(["tiny"], ["vsr"], "earlier", seeds=[7])
+    assert set(table.layer) == {"early"} and set(table.seed) == {7}
+
+
+def ship(main, seed, source="drawn"):
+    model = main.models["tiny"]
+    settings = ProbeSettings(learning_rate=1e-2, epochs=3, batch=16, seed=seed)
+    arm = experiments.unfrozen_arm(main.tasks["vsr"], model, settings, [seed], progress=False)
+    arms.save_arm(arm.fitted[seed], study.SHIPPED / f"vsr-tiny-{seed}", model, {"source": source})
+    return arm.table
+
+
+def test_shipped_arms_are_scored_and_missing_ones_are_trained_under_the_first_seed_alone(main):
+    trained = ship(main, 1)
+    table = main.unfrozen(["tiny"], ["vsr"])
+    assert set(table.seed) == {0, 1} and set(table.arm) == {"unfrozen"}
+    assert np.allclose(table[table.seed == 1].score, trained.score, atol=1e-2)  # written in half precision
+    assert main.origins == {"vsr tiny 0": "trained here for 1 epochs", "vsr tiny 1": "shipped, 3 epochs"}
+    assert main.histories["vsr", "tiny", 1].epoch.tolist() == [1, 2, 3]
+    assert main.origin().training == "unfrozen: shipped, 3 epochs; trained here for 1 epochs"
+    both = pd.concat([main.frozen(["tiny"], ["vsr"]), table])
+    (record,) = verdicts.gaps(both, main.origin())
+    assert record["metric"] == "gap" and record["setting"]["task"] == "vsr" and record["n"] == 2 * 24
+
+
+def test_an_arm_from_other_data_or_weights_is_not_used(main):
+    ship(main, 0, source="elsewhere")
+    assert study.shipped_arm(main.tasks["vsr"], main.models["tiny"], 0) is None
+    ship(main, 0)
+    assert study.shipped_arm(main.tasks["vsr"], main.models["tiny"], 0) is not None
+    assert study.shipped_arm(main.tasks["vsr"], TinyEncoded(seed=1), 0) is None
+    assert study.shipped_arm(main.tasks["rec"], main.models["tiny"], 0) is None
+
+
+def test_everything_is_trained_where_the_preset_says_so(main):
+    ship(main, 0)
+    main.settings = presets.with_changes(main.settings, unfrozen="train")
+    table = main.unfrozen(["tiny"], ["vsr"])
+    assert set(table.seed) == {0, 1} and set(main.origins.values()) == {"trained here for 1 epochs"}
+    before = storage.read_json(study.SHIPPED / "vsr-tiny-0" / arms.ABOUT)["started_from"]
+    assert main.models["tiny"].weights_hash == before  # the given model stays as it is
+
+
+def test_controls_are_named_and_whole_models_asked(main):
+    class Whole:
+        name = "oracle"
+
+        def match(self, images, statements):
+            return [1.0] * len(statements)
+
+    main.models["oracle"] = Whole()
+    main.models["oracle"].resampler = Whole()
+    table = main.controls(["tiny", "oracle"], ["rec", "vsr"])
+    assert table.groupby("task").resampler.unique().map(list).to_dict() == {
+        "rec": ["majority", "random", "text only"],
+        "vsr": ["majority", "random", "text only", "oracle, asked"],
+    }
+    asked = table[table.resampler == "oracle, asked"]
+    assert asked.correct.tolist() == [target == 1 for target in asked.target]
+    assert 0 <= main.majority("vsr") <= 1
+
+
+def test_a_search_changes_the_settings_that_follow(main):
+    main.settings = presets.with_changes(main.settings, search_learning_rates=[0.2, 0.3], search_vsr_epochs=[3])
+    trials = main.search(["tiny"], ["vsr"])
+    assert len(trials) == 2 and set(trials.task) == {"vsr"}
+    found = main.probe_settings("vsr", main.models["tiny"], "frozen")
+    assert 0.2 <= found.learning_rate <= 0.3 and found.epochs == 3
+    shown = main.chosen_settings(["tiny"]).set_index(["task", "arm"])
+    assert shown.loc[("vsr", "frozen"), "epochs"] == 3 and shown.loc[("vsr", "unfrozen"), "epochs"] == 1
+
+
+def test_metrics_and_the_pictures_of_one_seed(main):
+    table = pd.concat([main.frozen(["tiny"], ["rec"]), main.unfrozen(["tiny"], ["rec"])])
+    assert study.metrics_of(table).keys() == {"rec, tiny, frozen", "rec, tiny, unfrozen"}
+    shown = main.gallery_tables(table, "rec", "tiny")
+    assert list(shown) == ["frozen", "unfrozen"] and all(set(part.seed) == {0} for part in shown.values())
+    assert len(main.live("rec", "tiny", epochs=2).history) == 2
