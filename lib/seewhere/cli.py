@@ -46,6 +46,7 @@ COMMANDS: dict[str, Command] = {
             "seewhere.models.micro_language_training",
             "seewhere.models.micro_clip_training",
             "seewhere.models.micro_qformer_commands",
+            "seewhere.pixels.commands",
             "seewhere.probing.commands",
             "seewhere.llm_wrapper.commands",
         ),

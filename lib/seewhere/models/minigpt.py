@@ -45,7 +45,8 @@ class MiniGPTSettings:
 
     `merge`: tokens laid side by side. `layer`: the encoder's hidden states that are read; -1 is its output (with its
     last norm, where it has one). `standardise`: each token over its width, where the encoder has no last norm.
-    `mean`, `deviation`: of pixels 0..1, per channel. `image_mark`: where a prompt takes the image.
+    `mean`, `deviation`: of pixels 0..1, per channel. `image_mark`: where a prompt takes the image. `positions`: whether
+    the connector adds to each token something of its place, for an encoder whose tokens hardly tell it.
     """
 
     merge: int = 4
@@ -54,6 +55,19 @@ class MiniGPTSettings:
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     deviation: tuple[float, ...] = (0.5, 0.5, 0.5)
     image_mark: str = "<ImageHere>"
+    positions: bool = False
+
+
+class PlacedLinear(nn.Linear):
+    """A linear layer on tokens (B, T, W) that adds to each of the T places its own `positions` (T, D), first 0."""
+
+    def __init__(self, inputs: int, outputs: int, places: int) -> None:
+        super().__init__(inputs, outputs)
+        self.positions = nn.Parameter(torch.zeros(places, outputs))
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Return the tokens (B, T, D)."""
+        return super().forward(input) + self.positions
 
 
 class MiniGPT(nn.Module):
@@ -67,7 +81,7 @@ class MiniGPT(nn.Module):
         name: shown in tables.
 
     Attributes:
-        connector: the linear layer between the two.
+        connector: the linear layer between the two (`PlacedLinear` where the settings ask for positions).
 
     Raises:
         ValueError: a row of patches does not split into strips of `merge`.
@@ -87,7 +101,8 @@ class MiniGPT(nn.Module):
                 f"{self.settings.merge}; choose another merge, image size or patch size"
             )
         width = language.get_input_embeddings().weight.shape[1]
-        self.connector = nn.Linear(vision.config.hidden_size * self.settings.merge, width)
+        given = vision.config.hidden_size * self.settings.merge
+        self.connector = PlacedLinear(given, width, self.tokens) if self.settings.positions else nn.Linear(given, width)
 
     @property
     def tokens(self) -> int:
@@ -202,10 +217,12 @@ class MiniGPT(nn.Module):
         return model.to(device, dtype).eval()
 
 
-def micro_minigpt(clip: Any, language: Any, tokenizer: Any, merge: int = 4, name: str = "micro-vlm") -> MiniGPT:
+def micro_minigpt(
+    clip: Any, language: Any, tokenizer: Any, merge: int = 4, name: str = "micro-vlm", positions: bool = False
+) -> MiniGPT:
     """The layout from a micro-CLIP's vision tower (copied) and a micro language model.
 
-    Tokens are those of micro-CLIP's own `patch_tokens`: the last layer's, each standardised over its width.
+    Tokens are micro-CLIP's own `patch_contents`: the last layer's, each standardised over its width.
 
     Args:
         clip: a `MicroClip`.
@@ -213,8 +230,10 @@ def micro_minigpt(clip: Any, language: Any, tokenizer: Any, merge: int = 4, name
         tokenizer: its tokenizer.
         merge: patches in a row that become one token.
         name: shown in tables.
+        positions: see `MiniGPTSettings`.
     """
     tower: Any = clip.model.vision_model
     vision = CLIPVisionModel._from_config(copy.deepcopy(clip.model.config.vision_config), attn_implementation="eager")
     vision.load_state_dict(tower.state_dict())
-    return MiniGPT(vision, language, tokenizer, MiniGPTSettings(merge=merge, standardise=True), name)
+    settings = MiniGPTSettings(merge=merge, standardise=True, positions=positions)
+    return MiniGPT(vision, language, tokenizer, settings, name)

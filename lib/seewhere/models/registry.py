@@ -1,13 +1,16 @@
-"""One argument for a grounder: a name, an address, a hub id or a folder."""
+"""One argument for a model: a name, an address, a hub id or a folder."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seewhere.models.inputs import model_family
 from seewhere.models.protocols import Grounder
+
+if TYPE_CHECKING:
+    from seewhere.models.minigpt import MiniGPT
 
 
 def _grounding_dino(source: str | None, **options: Any) -> Grounder:
@@ -97,3 +100,37 @@ def _is_micro_folder(folder: Path) -> bool:
         return False
     configuration = read_json(path)
     return isinstance(configuration, dict) and "network" in configuration and "model_type" not in configuration
+
+
+# ------------------------------------------------------------------------------------------------ pixel models
+
+MINIGPTS: dict[str, str] = {
+    "micro-pixels-frozen": "the baseline: the encoder was never trained for pixels",
+    "micro-pixels-stage2": "the encoder was trained to tell colours",
+    "micro-pixels-stage3": "stage 2, then trained further with its encoder frozen",
+}
+"""Shipped models in MiniGPT-v2's layout, and what each is."""
+
+
+def load_minigpt(source: str | Path, device: str = "cpu") -> MiniGPT:
+    """Load a vision-language model in MiniGPT-v2's layout.
+
+    Args:
+        source: a name (`MINIGPTS`), or a folder made by `MiniGPT.write`.
+        device: where it goes.
+
+    Raises:
+        FileNotFoundError: neither; the message lists the names.
+    """
+    from seewhere.models.minigpt import SETTINGS_FILE, MiniGPT
+
+    if str(source) in MINIGPTS:
+        from seewhere.models.micro_vlm_weights import unpack
+
+        return unpack(str(source)).to(device).eval()
+    if not (Path(source) / SETTINGS_FILE).is_file():
+        raise FileNotFoundError(
+            f"no pixel model {str(source)!r}: expected one of {', '.join(MINIGPTS)}, or a folder with {SETTINGS_FILE} "
+            "(make one with: seewhere train pixels --out FOLDER)"
+        )
+    return MiniGPT.load(source, device=device)

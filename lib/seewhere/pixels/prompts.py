@@ -20,6 +20,11 @@ GRID = 64
 
 RGB_TEXTS = number_slots("[", (",", ",", "]"), 255)
 """Slots of ``[r,g,b]`` for `AnswerGrammar.from_texts`."""
+BOX_TEXTS = [
+    [f"{opening}<{share}>{closing}" for share in range(101)]
+    for opening, closing in (("{", ""), ("", ""), ("", ""), ("", "}"))
+]
+"""Slots of ``{<x1><y1><x2><y2>}``."""
 MASK_TEXTS = ("0", "1")
 """Answers about a mask: outside, inside."""
 

@@ -1,0 +1,286 @@
+"""Training of the micro vision-language model in stages: what is trained, on which mixture, and its three losses.
+
+Three stages (PVP, section 3.2). Stage 1: language model and connector, encoder frozen. Stage 2: the encoder too. Stage
+3: frozen again, fewer questions for colours. Beside them two controls: the *frozen* baseline, which goes on from stage
+1 with stage 2's mixture and steps but never touches the encoder, and *at-once*, which skips stage 1.
+
+Where the paper adapts its language model by LoRA, all of ours is trained (of a width of 192, rank 64 would save little)
+but for the three layers that find a place: these keep what `seewhere.models.micro_vlm_start` set. Trained, they lost it
+before they were of use; held, the encoder's gradient is a clear one from the first step on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from seewhere.models import micro_vlm
+from seewhere.models.micro_clip import MicroClip
+from seewhere.models.minigpt import MiniGPT
+from seewhere.models.prefix_training import question_inputs, question_loss
+from seewhere.models.registry import MINIGPTS, load_minigpt
+from seewhere.models.shared_attention import shared_attention
+from seewhere.models.stepwise import StepwiseTraining
+from seewhere.models.world_pairs import WorldPairs, load_pairs, pixels_of, rows_of_step
+from seewhere.packing import IGNORED, Questions, collate_questions
+from seewhere.pixels import mixture as asking
+from seewhere.pixels import pictures as sources
+from seewhere.world.scenes import Scene
+
+FIRST_SCENE = 7_000_000
+"""Number of the first training scene; micro-CLIP was trained on the same ones."""
+FITTED = 600  # pictures that the connector's first values are fitted on
+
+
+@dataclass(frozen=True, slots=True)
+class PixelSettings:
+    """A recipe.
+
+    Attributes:
+        start: name or folder of the model to go on from; empty for a new one on `clip` and `language`.
+        adapt: whether the encoder is trained.
+        steps, images: number of steps, and pictures in each.
+        mixture: share of the pictures for each task (`mixture.TASKS`).
+        colour_questions, mask_questions, word_questions: about one picture. Many colours of few pictures are cheap;
+            few of many pictures would vary more.
+        learning_rate: of matrices (Muon), embeddings, biases and norms (AdamW).
+        scenes, textures, frames: pictures of each kind to draw from; frames are of each game.
+        textured: share of textures (and frames) among the pictures asked for colours.
+        spread: colours are learnt as a bell of this deviation around the true value, 0..255: a miss by one is no
+            miss by a hundred. 0 for the plain cross-entropy.
+        bf16: mixed precision, about twice as fast on processors with AVX512-BF16.
+    """
+
+    start: str = ""
+    adapt: bool = False
+    steps: int = 400
+    images: int = 8
+    mixture: dict[str, float] = field(default_factory=lambda: dict(STAGES["1"]["mixture"]))
+    colour_questions: int = 64
+    mask_questions: int = 48
+    word_questions: int = 12
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 0.01
+    seed: int = 0
+    bf16: bool = False
+    clip: str = "micro-clip"
+    language: str = "micro-lm"
+    scenes: int = 12_000
+    textures: int = 1_500
+    frames: int = 0
+    textured: float = 0.35
+    spread: float = 6.0
+
+
+# What each stage changes. Shares of pictures: words are what a model forgets, so they are never left out.
+_MUCH = {"colour": 0.6, "mask": 0.1, "refer": 0.12, "identify": 0.05, "question": 0.08, "caption": 0.05}
+_LITTLE = {"colour": 0.25, "mask": 0.2, "refer": 0.24, "identify": 0.1, "question": 0.16, "caption": 0.05}
+STAGES: dict[str, dict[str, Any]] = {
+    # Learns the form of the answers with what the frozen encoder gives.
+    "1": {"adapt": False, "mixture": _LITTLE},
+    # The encoder learns what the answers need.
+    "2": {"adapt": True, "mixture": _MUCH},
+    # Fewer colours, the encoder as stage 2 left it: what was forgotten comes back.
+    "3": {"adapt": False, "mixture": _LITTLE},
+    # The baseline: stage 2 without the encoder.
+    "frozen": {"adapt": False, "mixture": _MUCH},
+    # The failed variant: the encoder is trained from the first step on.
+    "at-once": {"adapt": True, "mixture": _MUCH},
+}
+
+
+def optimizers_of(model: nn.Module, learning_rate: float, weight_decay: float) -> list[torch.optim.Optimizer]:
+    """Muon for matrices, AdamW for embeddings, convolutions, biases and norms; of what is trainable."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    matrices = [p for name, p in named if p.ndim == 2 and "embed" not in name.rsplit(".", 2)[-2]]
+    chosen = {id(p) for p in matrices}
+    others = [p for _, p in named if id(p) not in chosen]
+    return [
+        torch.optim.Muon(matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def start_model(settings: PixelSettings, scenes: WorldPairs) -> MiniGPT:
+    """The model that a run begins with: `settings.start`, or a new one whose connector is fitted on some scenes."""
+    if settings.start:
+        source = settings.start
+        return load_minigpt(source) if source in MINIGPTS else MiniGPT.load(source)
+    clip = MicroClip.load(settings.clip)
+    return micro_vlm.build(clip, np.asarray(scenes.images[:FITTED]), settings.seed, settings.language)
+
+
+class PixelTraining(StepwiseTraining):
+    """One run of a stage.
+
+    Args:
+        settings: the recipe.
+        folder: where checkpoint and log live.
+        scenes: pictures and scenes to train on; composed or read from the cache when None.
+        device: where it trains.
+        model: what it begins with; by default `start_model`.
+    """
+
+    name = "pixels"
+
+    def __init__(
+        self,
+        settings: PixelSettings,
+        folder: Path,
+        scenes: WorldPairs | None = None,
+        device: str | torch.device = "cpu",
+        model: MiniGPT | None = None,
+    ) -> None:
+        asking.check_mixture(settings.mixture)
+        self.scenes = scenes or load_pairs(FIRST_SCENE, settings.scenes, 128)
+        self.others = _others(settings)
+        self.model = (model or start_model(settings, self.scenes)).to(device)
+        self.model.requires_grad_(True)
+        self.model.vision.requires_grad_(settings.adapt)
+        # The layers that find a place are right as they are; only what is found, and what is made of it, is learnt.
+        self.model.language.model.layers[: micro_vlm.READING].requires_grad_(False)
+        for name, parameter in self.model.vision.named_parameters():
+            # Positions are fixed by construction, and what comes after the last layer is not read.
+            if "position_embedding" in name or "post_layernorm" in name or "class_embedding" in name:
+                parameter.requires_grad_(False)
+        tokenizer = self.model.tokenizer
+        self._x, self._colour_y, self._mask_y = (
+            micro_vlm.token_ids(tokenizer, texts).to(device)
+            for texts in (micro_vlm.XS, micro_vlm.COLOUR_YS, micro_vlm.MASK_YS)
+        )
+        self._values = torch.stack([micro_vlm.token_ids(tokenizer, texts) for texts in micro_vlm.COLOURS]).to(device)
+        self._sides = micro_vlm.token_ids(tokenizer, ("0", "1")).to(device)
+        self._bells = bells(settings.spread).to(device)
+        optimizers = optimizers_of(self.model, settings.learning_rate, settings.weight_decay)
+        super().__init__(settings, folder, self.model, optimizers)
+
+    # ------------------------------------------------------------------------------------------------- one step
+
+    def losses(self) -> tuple[torch.Tensor, dict[str, float]]:
+        """Return the sum of the losses of the current step's groups of pictures."""
+        settings, step = self.settings, self.step
+        groups = asking.pictures_of_step(settings.mixture, settings.images, step)
+        rows = rows_of_step(len(self.scenes), settings.images, settings.seed, step)
+        random = np.random.default_rng([settings.seed, 2, step])
+        images = [np.asarray(self.scenes.images[row]) for row in rows]
+        for place in range(groups["colour"]):
+            if random.random() < settings.textured and len(self.others):
+                images[place] = self.others[int(random.integers(len(self.others)))]
+            images[place] = recoloured(images[place], random)
+        stacked = np.stack(images)
+        scenes = [self.scenes.scenes[row] for row in rows]
+        with self.mixed(), shared_attention(self.model.language):
+            with torch.set_grad_enabled(settings.adapt):
+                patches = self.model.patch_tokens(torch.from_numpy(pixels_of(stacked)))
+            tokens = self.model.connect(patches)
+            colour, mask, words = tokens.split([groups["colour"], groups["mask"], groups["words"]])
+            first = groups["colour"]
+            parts: dict[str, torch.Tensor] = {}
+            seen: dict[str, float] = {}
+            if len(colour):
+                parts["colour"], seen["re"] = self.colour_loss(colour, stacked[:first], random)
+            if len(mask):
+                asked = scenes[first : first + len(mask)]
+                parts["mask"], seen["mask_right"] = self.mask_loss(mask, asked, Random(f"{settings.seed} {step} mask"))
+            if len(words):
+                parts["words"] = self.words_loss(words, scenes[first + len(mask) :], step)
+        total = torch.stack([part.float() for part in parts.values()]).sum()
+        return total, {name: float(part.detach()) for name, part in parts.items()} | seen
+
+    def colour_loss(
+        self, tokens: torch.Tensor, pictures: np.ndarray, random: np.random.Generator
+    ) -> tuple[torch.Tensor, float]:
+        """Loss of colours of pictures (B, S, S, 3) uint8, and RE of the guesses where the channels before are true."""
+        batch, count, grid = len(tokens), self.settings.colour_questions, micro_vlm.GRID
+        cells = torch.from_numpy(micro_vlm.cells(pictures, grid).round().astype(np.int64)).to(self.device)
+        x, y = (torch.from_numpy(random.integers(0, grid, (batch, count))).to(self.device) for _ in range(2))
+        rgb = cells[torch.arange(batch, device=self.device)[:, None], y, x]
+        asked = [self._x[x], self._colour_y[y], self._values[0][rgb[..., 0]], self._values[1][rgb[..., 1]]]
+        states = self._states(tokens, " [reconstruct]", torch.stack(asked, dim=-1))
+        weight = self.model.language.get_output_embeddings().weight
+        losses, apart = [], []
+        for channel in range(3):
+            logits = (states[:, :, 1 + channel] @ weight[self._values[channel]].T).float()
+            wanted = rgb[..., channel]
+            losses.append(-(self._bells[wanted] * logits.log_softmax(-1)).sum(-1).mean())
+            apart.append((logits.detach().argmax(-1) - wanted).abs().float().mean())
+        return torch.stack(losses).mean(), float(100 * torch.stack(apart).sum() / 255)
+
+    def mask_loss(self, tokens: torch.Tensor, scenes: Sequence[Scene], random: Random) -> tuple[torch.Tensor, float]:
+        """Loss of 0 against 1 for cells of an object in each picture, and the share of right answers."""
+        losses, right = [], []
+        for image, scene in zip(tokens, scenes, strict=True):
+            asked = asking.mask_question(scene, random, self.settings.mask_questions)
+            x, y = torch.from_numpy(asked.cells).to(self.device).T
+            questions = torch.stack([self._x[x], self._mask_y[y]], dim=-1)[None]
+            states = self._states(image[None], f" [segmentation] {asked.phrase}", questions)[0, :, 1]
+            logits = (states @ self.model.language.get_output_embeddings().weight[self._sides].T).float()
+            truth = torch.from_numpy(asked.truth[asked.cells[:, 1], asked.cells[:, 0]].astype(np.int64))
+            truth = truth.to(self.device)
+            losses.append(functional.cross_entropy(logits, truth))
+            right.append((logits.argmax(-1) == truth).float().mean())
+        return torch.stack(losses).mean(), float(torch.stack(right).mean())
+
+    def words_loss(self, tokens: torch.Tensor, scenes: Sequence[Scene], step: int) -> torch.Tensor:
+        """Loss of the answers in words about some scenes."""
+        settings, model = self.settings, self.model
+        samples = [
+            asking.words_samples(
+                model, scene, settings.mixture, settings.word_questions, Random(f"{settings.seed} {step} {place}")
+            )
+            for place, scene in enumerate(scenes)
+        ]
+        before, _ = model.split_prompts(["<Img><ImageHere></Img>"])
+        return question_loss(model.language, model.prefix(tokens, before), collate_questions(samples))
+
+    def _states(self, tokens: torch.Tensor, task: str, questions: torch.Tensor) -> torch.Tensor:
+        """Last hidden states (B, N, W, D) of questions (B, N, W), token ids, behind their images and a task's text."""
+        model, (batch, count, width) = self.model, questions.shape
+        before, (shared,) = model.split_prompts([f"<Img><ImageHere></Img>{task}"])
+        head = torch.tensor(shared, device=self.device).expand(batch, -1)
+        packed = Questions(head, questions, torch.full_like(questions, IGNORED))
+        inputs = question_inputs(model.language, model.prefix(tokens, before), packed)
+        inputs.pop("labels")
+        states = model.language.model(**inputs, use_cache=False).last_hidden_state
+        return states[:, -count * width :].reshape(batch, count, width, -1)
+
+
+def bells(spread: float) -> torch.Tensor:
+    """What is learnt in place of a value: (256, 256), rows summing to 1, a bell of deviation `spread` around it."""
+    if spread == 0:
+        return torch.eye(256)
+    apart = torch.arange(256)[:, None] - torch.arange(256)
+    rows = torch.exp(-0.5 * (apart / spread) ** 2)
+    return rows / rows.sum(dim=1, keepdim=True)
+
+
+def recoloured(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Half of the time the picture in other colours (channels changed places, some turned round), and mirrored.
+
+    Where colours alone are asked for it need not look like a scene: more colours in more places.
+    """
+    if random.random() < 0.5:
+        picture = picture[..., random.permutation(3)]
+        turned = random.random(3) < 0.25
+        picture = np.where(turned, 255 - picture, picture)
+    if random.random() < 0.5:
+        picture = picture[:, ::-1]
+    return np.ascontiguousarray(picture)
+
+
+def _others(settings: PixelSettings) -> list[np.ndarray]:
+    """Textures, and frames of the games where these are asked for."""
+    found = [np.asarray(image) for image in sources.textures(settings.textures, settings.seed)]
+    if settings.frames:
+        for game in sources.GAMES:
+            frames = sources.game_frames(game, settings.frames, settings.seed)
+            found += [np.asarray(frame.resize((128, 128))) for frame in frames]
+    return found
