@@ -16,7 +16,6 @@ import nbformat
 from seewhere import claims, results, storage
 
 PARTS = ("picture", "notebooks", "results", "tree")
-FIRST_NOTEBOOK_CLAIMS = tuple(number for number, claim in claims.CLAIMS.items() if claim.notebook == "02_llm_wrapper")
 
 
 def parts(root: Path) -> dict[str, str]:
@@ -84,10 +83,16 @@ def _title(notebook: nbformat.NotebookNode) -> str:
     return ""
 
 
-def results_table(entries: list[results.Record], numbers: tuple[str, ...] = FIRST_NOTEBOOK_CLAIMS) -> str:
+def examined_claims(entries: list[results.Record]) -> tuple[str, ...]:
+    """The claims of the notebooks that have any record, in the ledger's order."""
+    notebooks = {entry["notebook"] for entry in entries}
+    return tuple(number for number, claim in claims.CLAIMS.items() if claim.notebook in notebooks)
+
+
+def results_table(entries: list[results.Record]) -> str:
     """The claims with the paper's numbers, ours with intervals, and the verdicts, as a Markdown table."""
     lines = ["| claim | the paper | here | verdict |", "| --- | --- | --- | --- |"]
-    for number in numbers:
+    for number in examined_claims(entries):
         claim = claims.CLAIMS[number]
         metrics = {condition.metric for condition in claim.conditions}
         printed = [f"{claims.written(p.value, p.unit)} {p.label}" for p in claim.printed if p.metric in metrics]
@@ -101,7 +106,8 @@ def results_table(entries: list[results.Record], numbers: tuple[str, ...] = FIRS
 
 def _ours(entry: results.Record) -> str:
     interval = "" if entry["low"] is None else f" [{entry['low']:.1f}, {entry['high']:.1f}]"
-    named = {"detector", "llm", "better"}  # names that may be equal or say little alone
+    # Settings that may be equal to others or say little alone.
+    named = {"detector", "llm", "better", "frozen_accuracy", "unfrozen_accuracy", "layer", "last", "probe_layers", "p"}
     setting = ", ".join(f"{key} {value}" if key in named else str(value) for key, value in entry["setting"].items())
     rate = entry["metric"].endswith("_rate")
     number = f"{entry['value']:.1f} %" if rate else f"{entry['value']:+.1f}"

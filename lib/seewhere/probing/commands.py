@@ -50,6 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--optimizer", choices=OPTIMIZERS, help="instead of the preset's")
     parser.add_argument("--bf16", action="store_true", help="mixed precision in the resampler")
+    help_of_rank = (
+        "unfrozen only: hold each matrix' change at this rank and train on, so that it is small enough to ship"
+    )
+    parser.add_argument("--rank", type=int, default=0, help=help_of_rank)
     parser.add_argument("--search", action="store_true", help="search the settings first (one process only)")
     parser.add_argument("--out", type=Path, required=True, help="folder for predictions, scores and the trained arm")
 
@@ -62,14 +66,17 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from accelerate import Accelerator
 
-    from seewhere.probing import experiments
+    from seewhere.probing import compact, controls, experiments
     from seewhere.probing.adapter import load_probed
     from seewhere.probing.arms import save_arm
     from seewhere.probing.settings import settings_of, sizes_of, space_of
     from seewhere.probing.tasks import load_task
+    from seewhere.probing.training import predict
     from seewhere.world.export import build
 
     frozen = arguments.arm == experiments.FROZEN
+    if arguments.rank and frozen:
+        raise ValueError("--rank is for the unfrozen arm; the frozen one leaves the resampler as it is")
     if arguments.layer is not None and not frozen:
         raise ValueError("--layer is for the frozen arm; the unfrozen one is probed after the last layer")
     accelerator = Accelerator()  # first of all: it tells each process its device
@@ -98,26 +105,31 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         folder = arguments.out / "state"
         arm = experiments.unfrozen_arm(task, model, settings, (arguments.seed,), folder=folder, progress=progress)
+    fitted, table = arm.fitted[arguments.seed], arm.table
+    if arguments.rank:
+        fitted, sources = compact.compress(task, model, fitted, arguments.rank, progress=progress)
+        columns = {name: table[name].iloc[0] for name in ("resampler", "arm", "seed", "layer", "probe_layers")}
+        table = controls.predictions(task, predict(fitted.probe, sources["test"]), "test", **columns)
     if not accelerator.is_main_process:
         return 0
-    fitted = arm.fitted[arguments.seed]
     scores = {
         "task": task.name,
         "source": task.source,
         "resampler": model.name,
         "arm": arguments.arm,
         "seed": arguments.seed,
-        "layer": arm.table.layer.iloc[0],
+        "layer": table.layer.iloc[0],
         "validation": fitted.score,
-        "test": float(arm.table.correct.mean()),
-        "test_examples": len(arm.table),
+        "test": float(table.correct.mean()),
+        "test_examples": len(table),
         "epoch": fitted.epoch,
         "losses": fitted.history.loss.tolist(),
         "processes": accelerator.num_processes,
     }
-    storage.atomic_write_text(arguments.out / "predictions.csv", arm.table.to_csv(index=False))
+    storage.atomic_write_text(arguments.out / "predictions.csv", table.to_csv(index=False))
     storage.atomic_write_json(arguments.out / "scores.json", scores)
-    save_arm(fitted, arguments.out / "arm", model, {k: v for k, v in scores.items() if k != "losses"})
+    about = {k: v for k, v in scores.items() if k != "losses"}
+    save_arm(fitted, arguments.out / "arm", model, about, rank=arguments.rank)
     print(json.dumps({k: v for k, v in scores.items() if k != "losses"}, indent=2))
     return 0
 

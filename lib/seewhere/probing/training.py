@@ -10,6 +10,7 @@ steps are those of one process, and the scores too, up to the order of floating 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import math
@@ -108,6 +109,7 @@ def fit(
     validation_targets: NDArray[np.float32],
     settings: ProbeSettings,
     *,
+    probe: Probe | None = None,
     folder: Path | None = None,
     on_epoch: OnEpoch | None = None,
     progress: bool = True,
@@ -121,6 +123,7 @@ def fit(
         validation: tokens of the validation examples, from the same module.
         validation_targets: as `train_targets`.
         settings: see `ProbeSettings`.
+        probe: a trained probe to go on from; it stays as it is. None: a new one.
         folder: where the state is saved after every epoch, to go on from there when the process was killed.
         on_epoch: called after every epoch; may raise to end the training (pruning).
         progress: show a bar over the epochs.
@@ -136,7 +139,7 @@ def fit(
     for name, source, targets in (("train", train, train_targets), ("validation", validation, validation_targets)):
         if not len(source) or len(source) != len(targets):
             raise ValueError(f"{name}: expected one target per example; got {len(source)} and {len(targets)}")
-    run = _Run(train, train_targets, validation, validation_targets, settings, folder)
+    run = _Run(train, train_targets, validation, validation_targets, settings, folder, probe)
     run.resume()
     epochs = range(run.epoch, settings.epochs)
     hidden = not progress or not run.accelerator.is_main_process
@@ -162,6 +165,7 @@ class _Run:
         validation_targets: NDArray[np.float32],
         settings: ProbeSettings,
         folder: Path | None,
+        probe: Probe | None,
     ) -> None:
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.accelerator = Accelerator(kwargs_handlers=[unused])
@@ -171,8 +175,8 @@ class _Run:
         torch.manual_seed(settings.seed)
         device = self.accelerator.device
         shape = train.tokens(np.array([0]), device).shape[1:]
-        self.probe = Probe(shape, train_targets.shape[1], settings.layers, settings.hidden)
-        if settings.standardise:
+        self.probe = copy.deepcopy(probe) or Probe(shape, train_targets.shape[1], settings.layers, settings.hidden)
+        if settings.standardise and probe is None:
             self.probe.standardise(*_moments(train, device))
         joint = _Joint(self.probe, train.module)
         self.parameters = [p for p in joint.parameters() if p.requires_grad]
