@@ -1,0 +1,196 @@
+"""Training in stages: what is asked in a step, what is trained, and that a stopped run ends where a whole one does."""
+
+import dataclasses
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from seewhere.models import micro_vlm
+from seewhere.models.micro_clip import MicroClip, build_model
+from seewhere.models.micro_text import world_tokenizer
+from seewhere.models.minigpt import MiniGPT
+from seewhere.models.world_pairs import WorldPairs, square
+from seewhere.pixels import evaluation, history, mixture, prompts
+from seewhere.pixels.commands import train
+from seewhere.pixels.pictures import textures, world_pictures
+from seewhere.pixels.reader import PixelReader
+from seewhere.pixels.training import STAGES, PixelSettings, PixelTraining, bells, recoloured
+from seewhere.world.render import visible_masks
+from seewhere.world.sprites import load_sprites
+
+SMALL = PixelSettings(
+    steps=3, images=4, colour_questions=5, mask_questions=6, word_questions=2, textures=3, learning_rate=1e-3
+)
+
+
+@pytest.fixture(scope="module")
+def scenes() -> WorldPairs:
+    made = world_pictures(9, "train", seed=3)
+    return WorldPairs(np.stack([square(image, 128) for image, _ in made]), [scene for _, scene in made])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new model, on disk."""
+    tokenizer = world_tokenizer()
+    torch.manual_seed(0)
+    clip = MicroClip(build_model(len(tokenizer), layers=1, text_layers=1), tokenizer).eval()
+    model = micro_vlm.build(clip, np.stack([np.asarray(image) for image in textures(10)]))
+    return model.write(tmp_path_factory.mktemp("vlm") / "model", torch.float32)
+
+
+def state(training: PixelTraining) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in training.model.named_parameters()}
+
+
+def test_shares_of_pictures_are_exact_over_many_steps() -> None:
+    shares = {"colour": 0.6, "mask": 0.1, "refer": 0.2, "caption": 0.1}
+    steps = [mixture.pictures_of_step(shares, 8, step) for step in range(50)]
+    assert all(sum(step.values()) == 8 for step in steps)
+    sums = {group: sum(step[group] for step in steps) for group in ("colour", "mask", "words")}
+    assert sums == {"colour": 240, "mask": 40, "words": 120}
+    assert mixture.pictures_of_step({"mask": 1.0}, 5, 3) == {"colour": 0, "mask": 5, "words": 0}
+    assert mixture.pictures_of_step({"mask": 0.5, "colour": 0.5}, 3, 0) == {"colour": 2, "mask": 1, "words": 0}
+    for wrong in ({"colours": 1.0}, {"colour": -1.0}, {"colour": 0.0}, {}):
+        with pytest.raises(ValueError, match="expected shares 0 or more of colour, mask"):
+            mixture.check_mixture(wrong)
+    for stage in STAGES.values():
+        mixture.check_mixture(stage["mixture"])
+        assert sum(stage["mixture"].values()) == pytest.approx(1)
+
+
+def test_masks_asked_for_are_those_of_the_object_that_the_phrase_names() -> None:
+    for _, scene in world_pictures(4, "train", seed=5):
+        asked = mixture.mask_question(scene, Random(1), 64)
+        masks = visible_masks(scene, load_sprites())
+        fits = [
+            np.abs(np.asarray(Image.fromarray(m).resize((64, 64), Image.Resampling.NEAREST)) ^ asked.truth).mean()
+            for m in masks
+        ]
+        assert min(fits) < 0.01 and asked.truth.any()
+        assert asked.cells.shape == (64, 2) and asked.cells.min() >= 0 and asked.cells.max() <= 63
+        assert 0 < asked.truth[asked.cells[:, 1], asked.cells[:, 0]].mean() < 1
+
+
+def test_questions_in_words_end_and_fit(folder: Path) -> None:
+    model = MiniGPT.load(folder)
+    (_, scene), *_ = world_pictures(1, "train", seed=6)
+    found = mixture.words_samples(model, scene, STAGES["1"]["mixture"], 20, Random(0), longest=30)
+    assert len(found) == 20 and all(len(sample) <= 30 for sample in found)
+    assert all(sample.answer[-1] == model.tokenizer.eos_token_id for sample in found)
+    kinds = {model.tokenizer.decode([sample.prompt[1]]).split("]")[0] for sample in found}
+    assert len(kinds) >= 3
+    question, answer = mixture.words_question(scene, "refer", Random(1))
+    box = prompts.parse_box(answer, scene.size)
+    assert question.startswith("[refer]") and any(np.abs(box - o.box).max() < 2 for o in scene.objects)
+
+
+def test_a_stopped_run_ends_where_a_whole_one_does(folder: Path, scenes: WorldPairs, tmp_path: Path) -> None:
+    settings = dataclasses.replace(SMALL, **STAGES["2"])
+    before = MiniGPT.load(folder)
+    whole = PixelTraining(settings, tmp_path / "whole", scenes, model=MiniGPT.load(folder))
+    whole.run(progress=False)
+    PixelTraining(settings, tmp_path / "parts", scenes, model=MiniGPT.load(folder)).run(2, progress=False)
+    parts = PixelTraining(settings, tmp_path / "parts", scenes, model=MiniGPT.load(folder))
+    assert parts.step == 2
+    parts.run(progress=False)
+    for name, values in state(whole).items():
+        torch.testing.assert_close(values, state(parts)[name], rtol=0, atol=0, msg=name)
+    changed = {name for name, p in before.named_parameters() if not torch.equal(p, state(whole)[name])}
+    assert any(name.startswith("vision.") for name in changed) and "connector.weight" in changed
+    held = [f"language.model.layers.{i}." for i in range(micro_vlm.READING)]
+    assert not any(name.startswith(tuple(held)) for name in changed)
+    assert not any("position_embedding" in name for name in changed)
+
+
+@pytest.mark.parametrize("stage", ["1", "3", "frozen"])
+def test_the_encoder_stays_as_it_is_where_a_stage_freezes_it(
+    stage: str, folder: Path, scenes: WorldPairs, tmp_path: Path
+) -> None:
+    settings = dataclasses.replace(SMALL, **STAGES[stage], steps=1)
+    training = PixelTraining(settings, tmp_path, scenes, model=MiniGPT.load(folder))
+    first = MiniGPT.load(folder).vision.state_dict()
+    training.run(progress=False)
+    for name, values in training.model.vision.state_dict().items():
+        torch.testing.assert_close(values, first[name], rtol=0, atol=0, msg=name)
+    assert {"step", "loss"} <= set(training.one_step() | {"step": 0})
+
+
+def test_one_group_alone_trains_too(folder: Path, scenes: WorldPairs, tmp_path: Path) -> None:
+    for number, shares in enumerate(({"mask": 1.0}, {"refer": 0.3, "mask": 0.7}, {"colour": 1.0})):
+        settings = dataclasses.replace(SMALL, mixture=shares, steps=2)
+        training = PixelTraining(settings, tmp_path / str(number), scenes, model=MiniGPT.load(folder))
+        parts = training.one_step()
+        assert set(parts) <= {"loss", "colour", "re", "mask", "mask_right", "words"} and np.isfinite(parts["loss"])
+
+
+def test_colours_learnt_on_one_picture_are_read_back(folder: Path, scenes: WorldPairs, tmp_path: Path) -> None:
+    one = WorldPairs(scenes.images[:1], scenes.scenes[:1])
+    settings = PixelSettings(
+        adapt=True, mixture={"colour": 1.0}, steps=15, images=1, colour_questions=96, textures=0, textured=0.0
+    )
+    training = PixelTraining(settings, tmp_path, one, model=MiniGPT.load(folder))
+    losses = [training.one_step()["colour"] for _ in range(15)]
+    assert np.mean(losses[-4:]) < np.mean(losses[:4]) - 0.1
+
+
+def test_bells_and_other_colours() -> None:
+    rows = bells(6.0)
+    torch.testing.assert_close(rows.sum(1), torch.ones(256))
+    assert (rows.argmax(1) == torch.arange(256)).all() and rows[100, 106] / rows[100, 100] == pytest.approx(
+        0.6065, 1e-3
+    )
+    assert torch.equal(bells(0.0), torch.eye(256))
+    picture = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    made = [recoloured(picture, np.random.default_rng(i)) for i in range(12)]
+    assert all(m.shape == picture.shape and m.dtype == np.uint8 for m in made)
+    assert sum(np.array_equal(m, picture) for m in made) < 8
+
+
+def test_snapshots_are_kept_and_not_taken_twice(
+    folder: Path, scenes: WorldPairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = dataclasses.replace(SMALL, mixture={"colour": 1.0}, steps=2, images=1)
+    monkeypatch.setattr(history, "shown_pictures", lambda: {"a texture": textures(1)[0]})
+    for _ in range(2):
+        train(PixelTraining(settings, tmp_path, scenes, model=MiniGPT.load(folder)), "1", tmp_path, progress=False)
+    found = history.read_history(tmp_path / history.FILE)
+    assert found.steps.tolist() == sorted(set(found.steps.tolist())) and found.steps[-1] == 2
+    assert found.reconstructions.shape == (len(found.steps), len(found.names), 64, 64, 3)
+    assert found.questions[-1] == 2 * 5
+    both = found.followed_by(found)
+    assert len(both.steps) == 2 * len(found.steps)
+    with pytest.raises(FileNotFoundError, match="no history 'x'"):
+        history.load_history("x")
+
+
+def test_pictures_are_scored_beside_what_needs_no_model(folder: Path) -> None:
+    pytest.importorskip("skimage")
+    reader = PixelReader(MiniGPT.load(folder), progress=False)
+    table = evaluation.evaluate_pictures(reader, {"a": textures(1)[0]}, "textures", progress=False)
+    assert table["model"].tolist() == [reader.name, "constant colour", "blur 8x8", "nearest patch"]
+    assert table[["re", "re_mean", "psnr", "ssim"]].notna().all().all()
+    assert (table["re"] / table["re_mean"]).round(6).eq(3).all()
+
+
+def test_what_a_model_knows_is_asked_and_summed_up(folder: Path) -> None:
+    reader = PixelReader(MiniGPT.load(folder), progress=False)
+    rows = evaluation.forgetting_rows(reader, scenes=1)
+    assert set(rows["task"]) <= set(mixture.WORDS) and rows["score"].between(0, 1).all() and len(rows) >= 3
+    table = evaluation.summarise(rows, "start")
+    assert (table["low"] <= table["value"]).all() and (table["value"] <= table["high"]).all()
+    assert evaluation.names("dog", "Two dogs and a cat.") and not evaluation.names("dog", "a hotdog")
+
+
+def test_boxes_and_masks_lie_in_the_picture(folder: Path) -> None:
+    reader = PixelReader(MiniGPT.load(folder), progress=False)
+    image = Image.new("RGB", (90, 40), "teal")
+    (box,) = reader.find_boxes([image], ["the dog"])
+    assert (box[:2] <= box[2:]).all() and (box >= 0).all() and box[2] <= 90 and box[3] <= 40
+    grid = reader.read_mask_grid(image, "the dog", (0, 0, 45, 20))
+    assert grid.shape == (64, 64) and (grid[:32, :32] > 0).all() and not grid[32:].any() and not grid[:, 32:].any()
+    with pytest.raises(ValueError, match="2 pictures but 1 phrases"):
+        reader.find_boxes([image, image], ["dog"])
