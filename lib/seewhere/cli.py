@@ -47,6 +47,7 @@ COMMANDS: dict[str, Command] = {
             "seewhere.models.micro_clip_training",
             "seewhere.models.micro_qformer_commands",
             "seewhere.pixels.commands",
+            "seewhere.pixels.arms",
             "seewhere.probing.commands",
             "seewhere.llm_wrapper.commands",
         ),

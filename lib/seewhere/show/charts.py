@@ -87,7 +87,7 @@ def _bar(axes: Axes, position: float, estimate: Estimate, color: str, scale: flo
     height = estimate.value * scale
     axes.bar(position, height, width=0.86, color=color)
     axes.errorbar(position, height, yerr=_error_bars([estimate], scale), color="#222222", capsize=3, linewidth=1.2)
-    digits = 1 if scale == 100 else 2
+    digits = 1 if scale == 100 or abs(height) >= 10 else 2
     top = max(estimate.high * scale, height, 0.0)
     axes.annotate(
         f"{height:.{digits}f}", (position, top), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=9

@@ -88,7 +88,7 @@ class Growth(Panel):
         for name, history in self.histories.items():
             number = self.nearest(name, snapshot)
             tiles.append(cells_picture(history.reconstructions[number][place]))
-            parts.append(f"{name}, {history.stages[number]}: RE {history.errors[number][place]:.1f}")
+            parts.append(f"{name}, {_stage(history.stages[number])}: RE {history.errors[number][place]:.1f}")
         seen = int(self.first.questions[snapshot])
         said = " | ".join(html.escape(part) for part in parts)
         self.caption.value = f"<p>{seen:,} questions about colours seen: {said}</p>"
@@ -106,7 +106,7 @@ class Growth(Panel):
                     axes.set_axis_off()
                 for axes, number in zip(line, shown[name], strict=False):
                     values = history.reconstructions[number][picture]
-                    title = f"{_short(history.questions[number])}, {history.stages[number]}"
+                    title = f"{_short(history.questions[number])}, {_stage(history.stages[number])}"
                     figures.show_picture(axes, cells_picture(values), title)
                     axes.set_axis_on()
                     smaller_title(axes, 7.5)
@@ -121,6 +121,10 @@ class Growth(Panel):
 def _spaced(count: int, columns: int) -> NDArray[np.int64]:
     """Numbers of at most `columns` of `count` snapshots: close together at first, where most happens."""
     return np.round((np.linspace(0, 1, min(columns, count)) ** 1.6) * (count - 1)).astype(np.int64)
+
+
+def _stage(name: str) -> str:
+    return f"stage {name}" if str(name).isdigit() else str(name)
 
 
 def _short(number: float) -> str:

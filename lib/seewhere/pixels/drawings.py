@@ -1,0 +1,112 @@
+"""Figures of the segmentation study: cases from best to worst, systems side by side, scores of the arms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+
+from seewhere import metrics
+from seewhere.pixels import segmentation
+from seewhere.pixels.segmentation import Reference, Segmentation
+from seewhere.show import charts, figures, style
+from seewhere.show.masking import mask_at
+from seewhere.show.pixels import overlay, probability_picture
+
+
+def cases(table: pd.DataFrame, references: Sequence[Reference], said: Sequence[Segmentation], each: int = 2) -> Figure:
+    """Best, median and worst cases of one system: box (orange), mask (blue), true outline (green)."""
+    drawn, titles = [], []
+    for kind, places in segmentation.extremes(table, each).items():
+        for place in places:
+            drawn.append(_masked(references[place], said[place]))
+            titles.append(f"{kind}, IoU {table.iou.iloc[place]:.2f}: “{references[place].expression.text}”")
+    if not drawn:
+        raise ValueError(f"expected at least 3 references to tell best, median and worst, got {len(table)}")
+    return figures.gallery(drawn, titles, columns=max(1, len(drawn) // 3 if len(drawn) > 6 else len(drawn)))
+
+
+def _masked(item: Reference, said: Segmentation) -> figures.Picture:
+    image = item.expression.image.open()
+    mask = mask_at(said.probabilities, segmentation.THRESHOLD, image.size)
+    return overlay(image, mask, item.mask, said.box, 300)
+
+
+def compare(
+    references: Sequence[Reference], said: Mapping[str, Sequence[Segmentation]], places: Sequence[int]
+) -> Figure:
+    """One line a reference: the truth, then each system's probabilities and its mask."""
+    names = list(said)
+    columns = 1 + 2 * len(names)
+    with style.drawing():
+        sizes = [references[place].expression.image.size for place in places]
+        heights = [2.25 * min(height / width, 1.4) + 0.65 for width, height in sizes]
+        figure = pyplot.figure(figsize=(2.25 * columns, sum(heights)))
+        lines = figure.subfigures(len(places), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for line, place in zip(lines, places, strict=True):
+            item = references[place]
+            image = item.expression.image.open()
+            line.suptitle(f"“{item.expression.text}”", x=0.01, ha="left", fontsize=10)
+            axes = np.atleast_1d(line.subplots(1, columns))
+            figures.show_picture(axes[0], overlay(image, item.mask, None, item.expression.region.box, 260), "truth")
+            for number, name in enumerate(names):
+                found = said[name][place]
+                mask = mask_at(found.probabilities, segmentation.THRESHOLD, image.size)
+                common, either = metrics.mask_overlap(mask, item.mask)
+                pair = axes[1 + 2 * number : 3 + 2 * number]
+                figures.show_picture(
+                    pair[0], probability_picture(image, found.probabilities, 260), f"{name}: probability"
+                )
+                title = f"{name}: IoU {common / either if either else 0:.2f}"
+                figures.show_picture(pair[1], overlay(image, mask, item.mask, found.box, 260), title)
+    return style.finish(figure)
+
+
+def arms_chart(table: pd.DataFrame, order: Sequence[str], title: str = "") -> Figure:
+    """cIoU of every arm with its interval over images and seeds, and a dot for every seed."""
+    known = [arm for arm in order if (table.system == arm).any()]
+    with style.drawing():
+        figure, axes = pyplot.subplots(figsize=(5.2, 3.2))
+        for place, arm in enumerate(known):
+            part = table[table.system == arm]
+            whole = segmentation.cumulative(part, resample_seeds=True)
+            spread = [[whole.value - whole.low], [whole.high - whole.value]]
+            axes.bar(place, whole.value, color=style.color(place), width=0.7)
+            axes.errorbar(place, whole.value, yerr=spread, color="#222222", capsize=3)
+            for number, (_, own) in enumerate(part.groupby("seed")):
+                score = 100 * metrics.cumulative_iou(own.intersection, own.union)
+                axes.plot(place + 0.2 + 0.05 * number, score, "o", color=style.BLACK, markersize=3.5)
+            axes.annotate(
+                f"{whole.value:.1f}", (place, whole.high), xytext=(0, 3), textcoords="offset points", ha="center"
+            )
+        axes.set_xticks(range(len(known)), known)
+        axes.set(title=title, ylabel="cIoU (%)")
+        axes.margins(y=0.15)
+    return style.finish(figure)
+
+
+def hundreds_chart(table: pd.DataFrame, seed: int = 0, size: int = segmentation.HUNDRED) -> Figure:
+    """cIoU of groups of 100 references, a dot each, and of all of them, a line: the luck in a hundred."""
+    found = segmentation.hundreds(table, size, seed)
+    with style.drawing():
+        figure, axes = pyplot.subplots(figsize=(6.4, 0.6 * len(found) + 1.3))
+        for place, (name, values) in enumerate(found.items()):
+            own = table[table.system == name]
+            whole = 100 * metrics.cumulative_iou(own.intersection, own.union)
+            axes.plot(values, np.full(len(values), place), "o", color=style.color(place), alpha=0.6)
+            axes.plot([whole, whole], [place - 0.3, place + 0.3], color=style.BLACK, linewidth=2)
+        axes.set_yticks(range(len(found)), list(found))
+        axes.set(xlabel=f"cIoU (%) of {size} references (dots) and of all (line)", ylim=(len(found) - 0.5, -0.5))
+        axes.grid(True, axis="x")
+        axes.grid(False, axis="y")
+    return style.finish(figure)
+
+
+def by_property(table: pd.DataFrame, column: str, bounds: Sequence[float], labels: Sequence[str]) -> Figure:
+    """Mean mask IoU of each system by a numeric property of the reference, cut at `bounds`."""
+    groups = pd.cut(table[column], [-np.inf, *bounds, np.inf], labels=list(labels))
+    part = table.assign(**{column: groups.cat.remove_unused_categories()})
+    return charts.group_lines(part, column, value="iou", series="system", cluster="image_id", label="mean mask IoU (%)")

@@ -1,0 +1,41 @@
+"""Snapshots that were taken while the shipped models were trained, ready to be laid side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from seewhere.pixels.history import ReconstructionHistory, load_history
+
+
+def cumulative(history: ReconstructionHistory) -> ReconstructionHistory:
+    """The same with `questions` counted over all stages so far; each stage counts its own from zero."""
+    seen = np.asarray(history.questions, dtype=np.int64)
+    begins = np.flatnonzero(np.asarray(history.stages)[1:] != np.asarray(history.stages)[:-1]) + 1
+    found = seen.copy()
+    for begin in begins:
+        found[begin:] += seen[begin - 1]
+    return replace(history, questions=found)
+
+
+def shipped(sources: Mapping[str, str], names: Sequence[str]) -> dict[str, ReconstructionHistory]:
+    """Name -> history of those of the models that come with one; the others are left out and named.
+
+    Args:
+        sources: name -> model, as `readers.load` takes it.
+        names: which of them.
+    """
+    found = {}
+    for name in names:
+        try:
+            found[name] = cumulative(load_history(history_of(sources[name])))
+        except FileNotFoundError as error:
+            print(f"{name}: no snapshots of its training ({error})")
+    return found
+
+
+def history_of(source: str) -> str:
+    """The history that a shipped model is part of: stages 1 to 3 are one, and the frozen baseline has its own."""
+    return "micro-pixels" if source.startswith("micro-pixels-stage") else source

@@ -1,0 +1,137 @@
+"""One argument for a model that is asked for pixels: a name, a folder, MiniGPT-v2, or any chat model of the hub.
+
+Where shipped weights are missing, a tiny model without any training can stand in, so that every cell of a notebook can
+be tried; its name says what it is, and what it answers means nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seewhere.models import micro_vlm
+from seewhere.models.chat_pixels import ChatPixelReader
+from seewhere.models.micro_clip import MicroClip, build_model
+from seewhere.models.minigpt import SETTINGS_FILE, MiniGPT, micro_minigpt
+from seewhere.models.registry import MINIGPTS, load_minigpt
+from seewhere.pixels import prompts
+from seewhere.pixels.reader import PixelReader
+
+MINIGPT_V2 = "minigpt-v2"
+MAKE = "seewhere train pixels"
+TINY = "tiny and untrained"
+
+
+def load(source: str, stand_in: bool = False, progress: bool = False, **options: Any) -> Any:
+    """A model that reads pixels, finds boxes and reads masks.
+
+    Args:
+        source: one of
+
+            * a name of `MINIGPTS` (shipped with the package), or a folder made by `MiniGPT.write`;
+            * "minigpt-v2:FOLDER", a folder with the released checkpoint (see `models.minigpt_released`);
+            * a folder or hub id of any other chat model that sees: it is asked in plain words, with nothing trained.
+        stand_in: let a tiny untrained model stand in for shipped weights that are missing, and say so.
+        progress: show bars.
+        options: of `PixelReader` or `ChatPixelReader.load`.
+
+    Raises:
+        FileNotFoundError: nothing of that name, or weights that are not there; the message says what makes them.
+    """
+    name, _, folder = source.partition(":")
+    if name == MINIGPT_V2 and folder:
+        from seewhere.models.minigpt_released import load_released
+
+        place = "cuda" if torch.cuda.is_available() else "cpu"
+        released = load_released(folder, device=place)
+        return PixelReader(released, turn=prompts.instruction, progress=progress, **options)
+    if source in MINIGPTS or (Path(source).expanduser() / SETTINGS_FILE).is_file():
+        try:
+            return PixelReader(load_minigpt(source), progress=progress, **options)
+        except FileNotFoundError as error:
+            if not stand_in:
+                raise FileNotFoundError(
+                    f"the weights of {source!r} are not here ({error}). Make them with `{MAKE}` (see `{MAKE} --help`), "
+                    "or try the code without them: preset=smoke."
+                ) from error
+        print(f"{source}: its weights are not here; a model, {TINY}, stands in. Its answers mean nothing.")
+        return tiny_reader(f"{source} ({TINY})", seed=sorted(MINIGPTS).index(source), **options)
+    return _chat(source, progress, **options)
+
+
+def _chat(source: str, progress: bool, **options: Any) -> ChatPixelReader:
+    try:
+        return ChatPixelReader.load(source, progress=progress, **options)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"no model {source!r}: expected one of {', '.join(MINIGPTS)}, a folder made by `{MAKE}`, "
+            f"{MINIGPT_V2}:FOLDER, or a folder or hub id of a chat model that sees ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def tiny_reader(name: str = TINY, seed: int = 0, **options: Any) -> PixelReader:
+    """A model of the micro one's make that was never trained, much smaller: for trying code, in a second."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = micro_vlm.extended_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        clip = MicroClip(
+            build_model(64, side=128, patch=16, width=64, layers=1, text_layers=1, projection=16), tokenizer
+        )
+        sizes: dict[str, Any] = {
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+        }
+        ends: dict[str, Any] = {
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+            "bos_token_id": None,
+        }
+        config = LlamaConfig(vocab_size=len(tokenizer), initializer_range=0.4, **sizes, **ends)
+        model = micro_minigpt(clip.eval(), LlamaForCausalLM(config), tokenizer, merge=1, name=name)
+    return PixelReader(model, **({"progress": False} | options))
+
+
+def load_all(sources: Sequence[str], stand_in: bool = False, **options: Any) -> dict[str, Any]:
+    """Short name -> reader, in order; `options` and errors as `load`."""
+    return {short_name(source): load(source, stand_in, **options) for source in sources}
+
+
+def short_name(source: str) -> str:
+    """What a model is called in tables: ``stage3`` for ``micro-pixels-stage3``, the last part of a path."""
+    return Path(source.rpartition(":")[2] or source).name.removeprefix("micro-pixels-")
+
+
+def describe(reader: Any) -> str:
+    """What a model is, in a line."""
+    if not isinstance(reader, PixelReader):
+        return f"{reader.name}, a chat model asked zero-shot"
+    model = reader.model
+    count = sum(p.numel() for p in model.parameters()) / 1e6
+    return f"{model.name}: {count:.1f} M parameters, {model.tokens} image tokens, pictures of {model.side} px"
+
+
+def fingerprints(readers: dict[str, Any]) -> dict[str, str]:
+    """Name -> hash of a model's parameters, for records."""
+    found = {}
+    for name, reader in readers.items():
+        model: Any = reader.model if isinstance(reader, PixelReader) else reader.chat.model
+        found[name] = parameters_hash(model)
+    return found
+
+
+def parameters_hash(model: MiniGPT | torch.nn.Module) -> str:
+    """SHA-256 over names and values (in float16) of all parameters."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().to("cpu", torch.float16).contiguous().numpy().tobytes())
+    return digest.hexdigest()

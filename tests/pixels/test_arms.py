@@ -1,0 +1,96 @@
+"""The four arms on a tiny model: what each is asked, that a stopped run goes on, and what ships."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from seewhere.pixels import arms, readers, segmentation
+from seewhere.pixels.arms import ARMS, ArmSettings
+from seewhere.pixels.training import STAGES
+
+
+def test_what_is_left_out_is_not_replaced() -> None:
+    settings = ArmSettings(stages=(400, 1000, 400))
+    recipes = {arm: arms.stage_settings(arm, settings) for arm in ARMS}
+    for number, stage in enumerate(("1", "2", "3")):
+        full = recipes["both"][number]
+        for arm in ARMS:
+            recipe = recipes[arm][number]
+            assert recipe.adapt == (stage == "2" and arm in ("both", "adaptation"))
+            assert ("colour" in recipe.mixture) == (arm in ("both", "pixels"))
+            for task in recipe.mixture:
+                asked = recipe.steps * recipe.mixture[task] / sum(recipe.mixture.values())
+                wanted = full.steps * full.mixture[task] / sum(full.mixture.values())
+                assert asked == pytest.approx(wanted, rel=0.01), (arm, stage, task)
+    assert recipes["both"][1].mixture == STAGES["2"]["mixture"] and recipes["both"][1].steps == 1000
+    with pytest.raises(ValueError, match="unknown arm"):
+        arms.stage_settings("most", settings)
+
+
+@pytest.fixture
+def settings() -> ArmSettings:
+    return ArmSettings(
+        stages=(1, 1, 1), starts=(), tuning=1, images=2, scenes=6, references=3, styles=("world",), world_preset="smoke"
+    )
+
+
+def test_arms_are_made_asked_and_gone_on_with(
+    settings: ArmSettings, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = readers.tiny_reader().model
+    monkeypatch.setattr(arms, "PixelSettings", _few_textures(arms.PixelSettings))
+    table = arms.run_all(settings, tmp_path / "runs", ("both", "neither"), (0, 1), first, progress=False)
+    assert table.groupby(["system", "seed"]).size().to_dict() == {
+        (a, s): 3 for a in ("both", "neither") for s in (0, 1)
+    }
+    assert segmentation.gain(*(table[table.system == arm] for arm in ("both", "neither"))).n == 6
+    with pytest.raises(ValueError, match="lacks the arms adaptation, pixels"):
+        arms.ship(tmp_path / "runs", tmp_path / "package")
+
+    def again(*_: object, **__: object) -> None:
+        raise AssertionError("nothing that is there is made again")
+
+    monkeypatch.setattr(arms, "train", again)
+    same = arms.run_all(settings, tmp_path / "runs", ("both", "neither"), (0, 1), first, progress=False)
+    pd.testing.assert_frame_equal(same, table)
+    other = ArmSettings(**{**{k: getattr(settings, k) for k in settings.__slots__}, "tuning": 2})
+    with pytest.raises(ValueError, match="other settings"):
+        arms.run_all(other, tmp_path / "runs", ("both",), (0,), first, progress=False)
+
+
+def _few_textures(original: type) -> object:
+    return lambda **values: original(**{**values, "textures": min(2, values.get("textures", 2)), "colour_questions": 4})
+
+
+def test_only_adapted_arms_change_the_encoder(
+    settings: ArmSettings, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arms, "PixelSettings", _few_textures(arms.PixelSettings))
+    for arm in ("adaptation", "pixels"):
+        first = readers.tiny_reader().model
+        before = first.vision.embeddings.patch_embedding.weight.detach().clone().half()
+        made = arms.start_of(arm, settings, tmp_path, first, progress=False)
+        after = made.vision.embeddings.patch_embedding.weight.half()
+        assert torch.equal(before, after) == (arm == "pixels")
+
+
+def test_the_shipped_table_and_its_card(tmp_path: Path) -> None:
+    rows = [
+        {"system": a, "seed": s, "data": "world", "expression_id": e, "image_id": e,
+         "intersection": 5 + 2 * (a == "both"),
+         "union": 10, "iou": 0.5, "hit": True, "box_iou": 0.9, "words": 3, "area": 0.1, "cells": 9, "x1": 0.0,
+         "ceiling_intersection": 10, "ceiling_union": 10, "box": "found"}
+        for a in ARMS for s in (0, 1, 2) for e in range(4)
+    ]  # fmt: skip
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    pd.DataFrame(rows).to_csv(folder / arms.TABLE, index=False)
+    arms._check_same(folder, {"settings": arms.asdict(ArmSettings()), "tuning": {}, "data": {}})
+    target = arms.ship(folder, tmp_path / "package")
+    found = arms.shipped(target)
+    assert list(found.columns) >= ["system"] and len(found) == 48
+    text = (target / arms.CARD).read_text()
+    assert "| both | 70.0 [70.0, 70.0] |" in text and "4 references, seeds 0, 1, 2" in text
+    assert "350+1000+300" in arms.origin(target) and arms.shipped_hash(target)
+    assert arms.shipped(tmp_path).empty and arms.origin(tmp_path) == "" and arms.shipped_hash(tmp_path) == {}
