@@ -425,10 +425,10 @@ def describe(record: results.Record) -> str:
 
 
 def measured(record: results.Record) -> str:
-    """Value and interval of a record: gains with their sign, ratios with two digits and without one."""
-    ratio = record["metric"].endswith("_ratio")
-    value = f"{record['value']:.2f}" if ratio else f"{record['value']:+.1f}"
-    digits = 2 if ratio else 1
+    """Value and interval of a record: gains with their sign, ratios and rates without, rates with their percent."""
+    kind = record["metric"].rpartition("_")[2]
+    value = {"ratio": f"{record['value']:.2f}", "rate": f"{record['value']:.1f} %"}.get(kind, f"{record['value']:+.1f}")
+    digits = 2 if kind == "ratio" else 1
     return value + ("" if record["low"] is None else f" [{record['low']:.{digits}f}, {record['high']:.{digits}f}]")
 
 

@@ -105,13 +105,21 @@ def results_table(entries: list[results.Record]) -> str:
 
 
 def _ours(entry: results.Record) -> str:
-    interval = "" if entry["low"] is None else f" [{entry['low']:.1f}, {entry['high']:.1f}]"
     # Settings that may be equal to others or say little alone.
-    named = {"detector", "llm", "better", "frozen_accuracy", "unfrozen_accuracy", "layer", "last", "probe_layers", "p"}
+    named = {
+        "detector",
+        "llm",
+        "better",
+        "frozen_accuracy",
+        "unfrozen_accuracy",
+        "layer",
+        "last",
+        "probe_layers",
+        "p",
+        "over",
+    }
     setting = ", ".join(f"{key} {value}" if key in named else str(value) for key, value in entry["setting"].items())
-    rate = entry["metric"].endswith("_rate")
-    number = f"{entry['value']:.1f} %" if rate else f"{entry['value']:+.1f}"
-    return f"{number}{interval} {setting or entry['metric']} (n = {entry['n']}, {entry['preset']})"
+    return f"{claims.measured(entry)} {setting or entry['metric']} (n = {entry['n']}, {entry['preset']})"
 
 
 def fill(text: str, made: Mapping[str, str]) -> str:

@@ -41,6 +41,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parents[1] / "show")!r})
 from drawn_data import ByLabel, EveryRectangle, make_dataset
+from pixel_readers import AlwaysSure, Segmenting, Silent
 from seewhere.show import widgets
 data = make_dataset(Path.cwd())
 """
@@ -48,6 +49,11 @@ CELLS = {
     "browse": "widgets.browse(data)",
     "ask": "widgets.ask(EveryRectangle(data), ByLabel(), data)",
     "draw": "widgets.draw(data)",
+    "pixels": "from PIL import Image\nfrom seewhere.show.pixel_asking import PixelAsker\n"
+    "Image.new('L', (300, 200), 60).save('grey.png')\n"
+    "half = Image.new('RGB', (80, 60), (200, 0, 0))\nhalf.paste((0, 0, 100), (40, 0, 80, 60))\n"
+    "PixelAsker({'sure': AlwaysSure(), 'silent': Silent()}, {'halves': half})",
+    "masks": "from seewhere.show.masking import MaskAsker\nMaskAsker(Segmenting(data), data)",
     "annotate": "from types import SimpleNamespace\nfrom seewhere.show.annotate import annotate\n"
     "items = [SimpleNamespace(item_id=n, expression=e) for n, e in enumerate(data.expressions)]\n"
     "annotate(items, Path.cwd() / 'answers.jsonl', 'anna')",
@@ -228,6 +234,52 @@ def test_draw_measures_a_box_dragged_with_the_mouse(driver: Any, lab: str) -> No
     drag.move_by_offset(round(14 * scale), round(19 * scale)).move_by_offset(round(14 * scale), round(19 * scale))
     drag.release().perform()
     wait_for(lambda: "a hit" in output_text(driver), "the IoU of the box that was drawn")
+
+
+def at(driver: Any, x: float, y: float) -> tuple[Any, int, int]:
+    """The pixel widget's picture, and the offset from its middle of a place given as shares of width and height."""
+    stage = wait_for(lambda: find(driver, ".seewhere-pointing img"), "the picture to point at")[0]
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", stage)
+    return stage, round((x - 0.5) * stage.size["width"]), round((y - 0.5) * stage.size["height"])
+
+
+def test_pixels_are_told_under_the_pointer_and_in_a_dragged_rectangle(driver: Any, lab: str) -> None:
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    open_and_run(driver, lab, "pixels")
+    wait_for(lambda: "Hover over the picture" in output_text(driver), "the pixel widget")
+    wait_for(lambda: find(driver, ".seewhere-pointing img")[0].size["width"] > 300, "its picture")
+    ActionChains(driver).move_to_element_with_offset(*at(driver, 0.25, 0.5)).perform()
+    wait_for(lambda: "cell 1" in output_text(driver) and "[200, 0, 0]" in output_text(driver), "the colour on the left")
+    assert "no usable answer" in output_text(driver) and "90 %" in output_text(driver)
+    ActionChains(driver).move_to_element_with_offset(*at(driver, 0.75, 0.5)).click().perform()
+    wait_for(lambda: "[0, 0, 100]" in output_text(driver), "the colour on the right")
+    before = wait_for(lambda: picture(driver), "what was asked so far")
+    drag = ActionChains(driver).move_to_element_with_offset(*at(driver, 0.3, 0.3)).click_and_hold()
+    drag.move_by_offset(60, 40).move_by_offset(40, 40).release().perform()
+    new_picture(driver, before)
+    find(driver, ".jp-OutputArea input[type='text']")[0].send_keys("nowhere.png" + Keys.ENTER)
+    wait_for(lambda: "no such file" in output_text(driver), "what is wrong with the path")
+    field = find(driver, ".jp-OutputArea input[type='text']")[0]
+    field.send_keys(Keys.CONTROL, "a")
+    field.send_keys("grey.png" + Keys.ENTER)
+    wait_for(lambda: "grey.png, 300 x 200 pixels" in output_text(driver), "a picture of one's own")
+
+
+def test_a_mask_follows_the_phrase(driver: Any, lab: str) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    open_and_run(driver, lab, "masks")
+    first = wait_for(lambda: picture(driver), "the picture with its mask")
+    assert "cells in the box are above 0.50" in output_text(driver)
+    find(driver, ".jp-OutputArea input[type='text']")[0].send_keys("the green one" + Keys.ENTER)
+    second = new_picture(driver, first)
+    assert "“the green one”" in output_text(driver)
+    handle = find(driver, ".jp-OutputArea .noUi-handle")[-1]
+    handle.send_keys(Keys.END)
+    wait_for(lambda: "0 of" in output_text(driver) and "above 1.00" in output_text(driver), "a higher threshold")
+    assert new_picture(driver, second)
 
 
 def test_cells_are_annotated_from_the_keyboard_and_jupyter_keeps_its_hands_off(driver: Any, lab: str) -> None:

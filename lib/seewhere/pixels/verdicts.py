@@ -34,7 +34,7 @@ class SegmentationOrigin(results.Origin):
 def ratios(study: Study, frozen: str, adapted: str, origin: Origin) -> list[results.Record]:
     """F17: mean RE frozen over mean RE adapted, one record per evaluation set."""
     return [
-        origin.record(study.ratio(frozen, adapted, name), "F17", "re_ratio", data=name, frozen=frozen, adapted=adapted)
+        origin.record(study.ratio(frozen, adapted, name), "F17", "re_ratio", data=name, systems=f"{frozen} / {adapted}")
         for name in _sets(study)
     ]
 
@@ -113,7 +113,7 @@ def restored(rows: pd.DataFrame, second: str, third: str, origin: Origin) -> lis
 def kept(rows: pd.DataFrame, before: str, after: str, origin: Origin) -> list[results.Record]:
     """What the other tasks lose on the way: score of `after` minus that of `before`, points, one record per task."""
     gains = _gains(rows, after, before)
-    return [origin.record(gain, None, "kept", task=task, after=after, before=before) for task, gain in gains.items()]
+    return [origin.record(gain, None, "kept", task=task, systems=f"{after} - {before}") for task, gain in gains.items()]
 
 
 def _gains(rows: pd.DataFrame, first: str, second: str) -> dict[str, metrics.Interval]:
@@ -175,14 +175,14 @@ def live_gains(table: pd.DataFrame, adapted: str, frozen: str, origin: Segmentat
     first, second = (sides[sides.system == name] for name in (adapted, frozen))
     if first.empty or second.empty:
         return []
-    gain = segmentation.gain(first, second)
-    found.append(origin.record(gain, None, "gain_ciou_shipped", adapted=adapted, frozen=frozen))
+    gain, systems = segmentation.gain(first, second), f"{adapted} - {frozen}"
+    found.append(origin.record(gain, None, "gain_ciou_shipped", systems=systems))
     for name in ["all", *first.data.unique()]:
         parts = [t if name == "all" else t[t.data == name] for t in (first, second)]
         hits = [part.sort_values(["seed", "data", "expression_id"]) for part in parts]
         better = metrics.paired_interval(hits[0].hit, hits[1].hit, hits[0].image_id.to_numpy()).scaled(100)
         claim = "F21" if name == "all" else None
-        found.append(origin.record(better, claim, "referring_gain", data=name, adapted=adapted, frozen=frozen))
+        found.append(origin.record(better, claim, "referring_gain", data=name, systems=systems))
     return found
 
 
