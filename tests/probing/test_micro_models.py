@@ -70,7 +70,7 @@ def test_place_in_patch_tokens_is_measured_and_left_out_where_there_is_no_micro_
     monkeypatch.setenv("SEEWHERE_HOME", str(tmp_path))
     model = micro_models.load_models(["micro-patches"], stand_ins=True)["micro-patches"]
     table = micro_models.position_control(model, 24)
-    assert len(table) == 2 and table.accuracy.between(0, 1).all() and (table.objects > 0).all()
+    assert len(table) == 1 and table.cell.between(0, 1).all() and (table.objects > 0).all()
     assert micro_models.position_control(model, 0).empty
     assert micro_models.position_control(object(), 24).empty
     assert isinstance(table, pd.DataFrame)

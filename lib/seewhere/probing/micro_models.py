@@ -144,17 +144,16 @@ def position_control(model: Any, scenes: int, seed: int = 0) -> pd.DataFrame:
         seed: of the probe.
 
     Returns:
-        One row per way to read the cell (see `seewhere.models.position_probe`): accuracy, away from lines between
-        cells, commonest cell, objects.
+        One row: cell right, away from lines between cells, commonest cell, category of a patch right (all 0..1), number
+        of objects; see `seewhere.models.position_probe`.
     """
+    columns = ["cell", "away from lines", "commonest cell", "category of a patch", "objects"]
     clip = getattr(getattr(model, "resampler", None), "clip", None)
     if not isinstance(clip, MicroClip) or not scenes:
-        return pd.DataFrame(columns=["read from", "accuracy", "away from lines", "commonest cell", "objects"])
+        return pd.DataFrame(columns=columns)
     train = load_pairs(FIRST_SCENE - scenes, scenes, clip.side, "train")
     test = load_pairs(0, max(scenes // 3, 8), clip.side, "val")
     names = [category.name for category in load_sprites().coco]
-    rows = []
-    for readout, says in (("attention", "what the tokens say of place"), ("evidence", "the patches' numbers")):
-        found = position_probe.cell_accuracy(clip, train, test, names, readout, seed=seed)
-        rows.append((says, found.accuracy, found.away_from_lines, found.majority, found.objects))
-    return pd.DataFrame(rows, columns=["read from", "accuracy", "away from lines", "commonest cell", "objects"])
+    found = position_probe.cell_accuracy(clip, train, test, names, seed=seed)
+    row = (found.accuracy, found.away_from_lines, found.majority, found.what, found.objects)
+    return pd.DataFrame([row], columns=columns)
