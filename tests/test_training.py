@@ -205,8 +205,12 @@ def test_checkpoints_and_saved_adapters_hold_no_base_weights(tmp_path: Path) -> 
     from safetensors import safe_open
 
     model = training.add_lora(tiny(tied=True), rank=4, alpha=8, dropout=0.0)
+    model.peft_config["default"].base_model_name_or_path = "/somewhere/here/base"
     training.train(model, pack(samples(), 60), tmp_path / "run", SETTINGS, progress=False)
     training.save_adapter(model, tmp_path / "adapter", torch.float32)
+    written = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert written["base_model_name_or_path"] == "base", "no path of this machine in what is shared"
+    assert written["target_modules"] == sorted(written["target_modules"])
     for file in [next((tmp_path / "run").glob("checkpoint-*")), tmp_path / "adapter"]:
         with safe_open(file / "adapter_model.safetensors", "pt") as weights:
             assert all("lora_" in name for name in weights.keys())  # noqa: SIM118 - not a dict

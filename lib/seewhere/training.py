@@ -12,6 +12,7 @@ Three things are done here that the Trainer does not do by itself:
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -125,7 +126,7 @@ def save_adapter(model: Any, folder: str | Path, dtype: torch.dtype = torch.floa
     weights = get_peft_model_state_dict(model, save_embedding_layers=False)
     with storage.atomic_directory(Path(folder)) as work:
         target = Path(work)
-        model.peft_config["default"].save_pretrained(str(target))
+        _portable(model.peft_config["default"]).save_pretrained(str(target))
         save_file(
             {k: v.detach().to("cpu", dtype).contiguous() for k, v in weights.items()},
             target / "adapter_model.safetensors",
@@ -133,6 +134,15 @@ def save_adapter(model: Any, folder: str | Path, dtype: torch.dtype = torch.floa
         )
         (target / "adapter_model.safetensors").chmod((target / "adapter_config.json").stat().st_mode)
     return Path(folder)
+
+
+def _portable(config: Any) -> Any:
+    """The settings as another machine can read them: a local base by its folder's name, targets in a fixed order."""
+    portable = copy.copy(config)
+    base = str(config.base_model_name_or_path or "")
+    portable.base_model_name_or_path = Path(base).name if Path(base).is_absolute() else base
+    portable.target_modules = sorted(config.target_modules)
+    return portable
 
 
 def load_adapter_weights(model: Any, folder: str | Path) -> None:

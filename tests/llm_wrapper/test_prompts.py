@@ -70,3 +70,8 @@ def test_permuting_moves_boxes_labels_and_the_own_answer_together(order: list[in
 def test_a_list_that_is_no_permutation_is_refused() -> None:
     with pytest.raises(ValueError, match="permutation"):
         prompts.permute(two(), [0, 0])
+
+
+def test_center_writes_middle_and_sides_in_two_digits_each() -> None:
+    assert prompts.format_box((-3.2, 10.0, 64.06, 96.0), "center", SIZE) == "[11,27,26,44]"
+    assert prompts.format_box((0, 0, 256, 192), "center", SIZE) == "[50,50,99,99]"

@@ -20,6 +20,7 @@ from seewhere.models.micro_clip import (
     MicroClip,
     build_model,
     contrastive_loss,
+    naming_loss,
     retrieval_recall,
     shipped_folder,
     sine_cosine_positions,
@@ -152,7 +153,19 @@ def test_an_image_is_the_mean_of_what_its_patches_say() -> None:
         said = clip.model.visual_projection(eye.post_layernorm(states)).mean(1)
         torch.testing.assert_close(clip.embed_pixels(pixels), said / said.norm(dim=1, keepdim=True))
     assert tokens.shape == (1, 16, 64)
-    torch.testing.assert_close(tokens, torch.nn.functional.layer_norm(states, (64,)))
+    contents = torch.nn.functional.layer_norm(states, (64,))
+    torch.testing.assert_close(clip.patch_contents(pixels), contents)
+    torch.testing.assert_close(tokens - contents, sine_cosine_positions(64, 4)[None], atol=1e-5, rtol=0)
+
+
+def test_naming_wants_every_picture_that_shows_a_thing_near_its_name() -> None:
+    corners = torch.eye(3)
+    present = torch.tensor([[True, False, False], [False, True, False], [True, False, False]])
+    right = naming_loss(corners[[0, 1, 0]], corners, present, 50.0)
+    wrong = naming_loss(corners[[1, 0, 1]], corners, present, 50.0)
+    # The first name is true of two pictures that are equally near: the best it can do is half of the mass each.
+    assert float(right) == pytest.approx(torch.log(torch.tensor(2.0)).item() / 2 / 2, abs=1e-3)
+    assert float(wrong) > 20
 
 
 def test_boxes_follow_the_pixels() -> None:

@@ -98,9 +98,18 @@ def main(arguments: argparse.Namespace) -> int:
         "trained_on": [*before, {"boxes": arguments.detector or "scenes", "questions": len(examples)}],
     }
     storage.atomic_write_json(arguments.out / "adapter" / WRAPPER_FILE, about)
-    storage.atomic_write_text(arguments.out / "adapter" / HISTORY_FILE, thinned(trained.history).to_csv(index=False))
+    history = joined(arguments.start, thinned(trained.history))
+    storage.atomic_write_text(arguments.out / "adapter" / HISTORY_FILE, history.to_csv(index=False))
     print(f"{len(examples)} questions, {trained.steps} steps; the adapter is in {arguments.out / 'adapter'}")
     return 0
+
+
+def joined(start: Path | None, history: pd.DataFrame) -> pd.DataFrame:
+    """Return a log behind that of the adapter it went on from, steps running on."""
+    if start is None or not (start / HISTORY_FILE).is_file():
+        return history
+    before = pd.read_csv(start / HISTORY_FILE)
+    return pd.concat([before, history.assign(step=history.step + before.step.max())], ignore_index=True)
 
 
 def share_right(model: HubLanguageModel, examples: Sequence[Example]) -> float:

@@ -3,7 +3,8 @@
 One user turn, no system role of our own (a chat template may add its family's default). The order of parts and the
 content of each bullet follow the paper (LLM-wrapper, ICLR 2025, "Method"); coordinates default to absolute pixels of
 the original image with one decimal, as published. ``percent`` (integers 0-100) is the cheaper writing: two tokens a
-number where "278.1" takes five.
+number where "278.1" takes five. ``center`` (middle, width and height, two digits each) is the easiest for a small
+model: what most phrases compare stands there, always at the same distance, and needs no sum of two numbers.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import numpy as np
 from seewhere.models.candidates import Detections
 from seewhere.world.lessons import ASK, COUNT, OPENING, percent_box
 
-Coordinates = Literal["pixels", "percent"]
-COORDINATES: tuple[Coordinates, ...] = ("pixels", "percent")
+Coordinates = Literal["pixels", "percent", "center"]
+COORDINATES: tuple[Coordinates, ...] = ("pixels", "percent", "center")
 
 _TWO_SOURCES = "The image contains {n} boxes, found by two detectors, {detectors}:"
 
@@ -33,7 +34,8 @@ def format_box(box: Sequence[float], coordinates: Coordinates, size: tuple[int, 
 
     Args:
         box: x1, y1, x2, y2 in pixels of the original image.
-        coordinates: ``pixels`` (one decimal) or ``percent`` (integers 0-100 of width and height).
+        coordinates: ``pixels`` (one decimal), ``percent`` (integers 0-100 of width and height) or ``center`` (middle
+            x and y, width and height as two digits 00-99, hundredths of the image's sides).
         size: (width, height) of the image in pixels.
 
     Raises:
@@ -43,6 +45,10 @@ def format_box(box: Sequence[float], coordinates: Coordinates, size: tuple[int, 
         return "[" + ", ".join(f"{max(float(v), 0.0):.1f}" for v in box) + "]"
     if coordinates == "percent":
         return "[" + ", ".join(map(str, percent_box(box, size))) + "]"
+    if coordinates == "center":
+        x1, y1, x2, y2 = (100 * float(v) / s for v, s in zip(box, (*size, *size), strict=True))
+        values = ((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1)
+        return "[" + ",".join(f"{min(max(int(v), 0), 99):02d}" for v in values) + "]"
     raise ValueError(f"coordinates: expected one of {COORDINATES}, got {coordinates!r}")
 
 

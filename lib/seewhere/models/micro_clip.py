@@ -111,6 +111,26 @@ def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
     return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
 
 
+def naming_loss(images: Tensor, names: Tensor, present: Tensor, scale: float) -> Tensor:
+    """Return the loss of texts that name one thing, which are true of several pictures, and pictures of several texts.
+
+    Softmax contrast in both directions with the mean over all that are true (supervised contrast, Khosla et al. 2020,
+    eq. 2). Whole captions alone can be told apart without knowing each thing by itself.
+
+    Args:
+        images, names: normalised embeddings (B, D) and (C, D).
+        present: (B, C) bool, whether text c is true of picture b.
+        scale: inverse temperature.
+    """
+    logits, truth = scale * images @ names.T, present.float()
+    total = images.new_zeros(())
+    for axis in (0, 1):
+        asked = truth.sum(axis)
+        right = (logits.log_softmax(axis) * truth).sum(axis) / asked.clamp(min=1)
+        total = total - right[asked > 0].mean()
+    return total / 2
+
+
 class MicroClip(nn.Module):
     """A micro-CLIP with its tokenizer.
 
@@ -169,13 +189,22 @@ class MicroClip(nn.Module):
         """Return the input (N, 3, side, side) of pictures of any size and mode."""
         return torch.from_numpy(pixels_of(np.stack([square(image, self.side) for image in images])))
 
-    def patch_tokens(self, pixels: Tensor) -> Tensor:
-        """Return the patch tokens (N, grid * grid, width) after the last layer, row by row.
+    def patch_contents(self, pixels: Tensor) -> Tensor:
+        """Return the patches' states (N, grid * grid, width) after the last layer, row by row, standardised each.
 
-        Each token is standardised over its width (BLIP-2 has a layer norm there): what reads them needs no scale.
+        BLIP-2 has a layer norm there: what reads them needs no scale.
         """
         states = self.model.vision_model(pixel_values=pixels.to(self.device)).last_hidden_state[:, 1:]
         return functional.layer_norm(states.float(), (self.width,))
+
+    def patch_tokens(self, pixels: Tensor) -> Tensor:
+        """Return what a resampler reads, (N, grid * grid, width): `patch_contents` plus each patch's fixed position.
+
+        Contrastive training lets place fade layer by layer (`seewhere.models.position_probe` shows how far), so it is
+        added again in the size of the contents, as DETR's decoder and the Perceiver resampler read their images.
+        """
+        positions = self.model.vision_model.embeddings.position_embedding.weight[1:].float()
+        return self.patch_contents(pixels) + positions / positions.square().mean().sqrt()
 
     def embed_pixels(self, pixels: Tensor) -> Tensor:
         """Return normalised image embeddings (N, projection) of inputs (N, 3, side, side)."""
@@ -217,6 +246,11 @@ def shipped_folder(source: str | Path, command: str) -> Path:
     )
 
 
+def with_article(name: str) -> str:
+    """Return a category's name with "a" or "an"."""
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
 @torch.no_grad()
 def retrieval_recall(clip: MicroClip, images: np.ndarray, texts: Sequence[str], batch_size: int = 250) -> float:
     """Return image-to-text R@1 (0..1): the share of pictures whose own text is the nearest of all N texts.
@@ -249,7 +283,7 @@ def zero_shot_scores(
         present: the categories that each picture shows.
         categories: what to ask for.
     """
-    asked = [f"a picture of {'an' if c[0] in 'aeiou' else 'a'} {c}" for c in categories]
+    asked = [f"a picture of {with_article(c)}" for c in categories]
     texts = clip.embed_texts(asked)
     parts = [
         clip.embed_pixels(torch.from_numpy(pixels_of(images[start : start + batch_size]))) @ texts.T

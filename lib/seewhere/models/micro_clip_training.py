@@ -1,7 +1,9 @@
 """Training of micro-CLIP on pictures of the world and captions that tell no place: ``seewhere train clip``.
 
 Every caption that is trained on names all objects with their numbers, most name backgrounds and colours too: what
-contrastive training can learn is bounded by what tells two captions of a batch apart.
+contrastive training can learn is bounded by what tells two captions of a batch apart. That is little about each
+thing: at 94 % retrieval the model could not say whether a picture shows a dog. So texts that name one thing are
+contrasted too, with all pictures of the batch that show it (`micro_clip.naming_loss`).
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from seewhere.models.micro_clip import (
     MicroClip,
     build_model,
     contrastive_loss,
+    naming_loss,
     retrieval_recall,
+    with_article,
     zero_shot_scores,
 )
 from seewhere.models.micro_text import world_tokenizer
@@ -32,6 +36,10 @@ from seewhere.world.sprites import load_sprites
 
 FIRST_SCENE = 7_000_000
 """Number of the first training scene: far from the scenes of the world's data sets, of probes and of detectors."""
+
+NAMINGS = ("a picture of {}", "{}", "there is {}", "a picture with {}")
+NAMING_SCALE = 20.0
+"""Inverse temperature of naming: one thing is a part of what a picture shows, so its text lies farther away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +51,8 @@ class ClipSettings:
         scenes: number of training scenes; seen mirrored half of the time.
         bf16: mixed precision, about twice as fast on processors with AVX512-BF16.
         colour_jitter: of brightness and of each channel.
+        naming: weight of `micro_clip.naming_loss` beside the contrast of captions.
+        start: a micro-CLIP folder to go on from; "" for random weights.
     """
 
     steps: int = 4000
@@ -60,6 +70,8 @@ class ClipSettings:
     layers: int = 4
     text_layers: int = 2
     position_scale: float = 0.5
+    naming: float = 1.0
+    start: str = ""
 
 
 class ClipTraining(StepwiseTraining):
@@ -95,29 +107,42 @@ class ClipTraining(StepwiseTraining):
                 settings.width,
                 settings.position_scale,
             )
+        if settings.start:
+            model.load_state_dict(MicroClip.load(settings.start).model.state_dict())
         self.clip = MicroClip(model, tokenizer).to(device)
+        self.names = [c.name for c in load_sprites().coco]
         optimizers = optimizers_for(model, settings.learning_rate, settings.weight_decay, settings.optimizer)
         super().__init__(settings, folder, model, optimizers)
 
-    def batch_of(self, step: int) -> tuple[torch.Tensor, list[str]]:
-        """Return the pictures (B, 3, S, S) and captions of a step; a function of the step."""
+    def batch_of(self, step: int) -> tuple[torch.Tensor, list[str], torch.Tensor]:
+        """Return pictures (B, 3, S, S), captions, and which categories each shows (B, C); a function of the step."""
         settings = self.settings
         rows = rows_of_step(len(self.pairs), settings.batch, settings.seed, step)
         random = np.random.default_rng([settings.seed, 1, step])
         pixels = pixels_of(self.pairs.images[np.sort(rows)], random.random(len(rows)) < 0.5)
         jitter = settings.colour_jitter
         gain = np.exp(random.uniform(-jitter, jitter, (len(rows), 3, 1, 1))).astype(np.float32)
-        texts = [some_caption(self.pairs.scenes[i], Random(f"{settings.seed} {step} {i}")) for i in np.sort(rows)]
-        return torch.from_numpy((pixels + 1) * gain - 1), texts
+        scenes = [self.pairs.scenes[i] for i in np.sort(rows)]
+        texts = [
+            some_caption(scene, Random(f"{settings.seed} {step} {i}"))
+            for i, scene in zip(np.sort(rows), scenes, strict=True)
+        ]
+        shown = [{o.category for o in scene.objects} for scene in scenes]
+        present = torch.tensor([[name in names for name in self.names] for names in shown])
+        return torch.from_numpy((pixels + 1) * gain - 1), texts, present
 
     def losses(self) -> tuple[torch.Tensor, dict[str, float]]:
         """Return the contrastive loss of the current step."""
-        pixels, texts = self.batch_of(self.step)
+        pixels, texts, present = self.batch_of(self.step)
+        naming = Random(f"{self.settings.seed} {self.step} naming").choice(NAMINGS)
         with self.mixed():
             images, sentences = self.clip.embed_pixels(pixels), self.clip.embed_texts(texts)
+            names = self.clip.embed_texts([naming.format(with_article(name)) for name in self.names])
         right = (images @ sentences.T).argmax(1) == torch.arange(len(texts), device=images.device)
         loss = contrastive_loss(images, sentences, self.clip.model.logit_scale.exp())
-        return loss, {"in_batch": float(right.float().mean())}
+        named = naming_loss(images, names, present.to(images.device), NAMING_SCALE)
+        parts = {"in_batch": float(right.float().mean()), "naming": float(named.detach())}
+        return loss + self.settings.naming * named, parts
 
     def after_update(self) -> None:
         """Keep the temperature from running away: a scale of at most 100, as in CLIP."""
@@ -159,6 +184,8 @@ def card_text(training: ClipTraining, scores: dict[str, Any], megabytes: float, 
     names = ("steps", "seed", "bf16", "batch", "learning_rate", "scenes", "optimizer", "layers", "width", "side")
     command = "seewhere train clip --out FOLDER" + command_flags(settings, defaults, names, ("steps", "seed"))
     parameters = sum(p.numel() for p in training.module.parameters())
+    if settings["start"]:
+        command += " --start EARLIER/model"
     last = FIRST_SCENE + settings["scenes"] - 1
     zero = scores["zero_shot"]
     worst = sorted(zero, key=lambda name: zero[name])[:5]
@@ -176,7 +203,8 @@ A small image and a small text tower trained contrastively from scratch on the e
 width {settings["width"]}, \
 patches of {settings["patch"]} in {settings["side"]} px, fixed sine-cosine positions; {parameters:,} parameters |
 | data | {settings["scenes"]:,} scenes of the train split, numbers {FIRST_SCENE}-{last}; captions tell no place |
-| objective | contrastive (Radford et al. 2021), {settings["steps"]:,} steps of {settings["batch"]} pairs |
+| objective | contrastive (Radford et al. 2021), {settings["steps"]:,} steps of {settings["batch"]} pairs, \
+texts that name one thing among them{" (begun from an earlier run of the same command)" if settings["start"] else ""} |
 | image-to-text R@1 | {scores["retrieval_at_1"]:.3f} of {scores["retrieval_scenes"]:,} unseen scenes (val split) |
 | zero-shot presence | mean area under the ROC {np.mean(list(zero.values())):.3f}; weakest: {", ".join(worst)} |
 | cell of a named object, place read from tokens | {cell["attention"]["accuracy"]:.3f} \
@@ -215,6 +243,8 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser("clip", help="train micro-CLIP on pictures of the world and their captions")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, log and model/")
     add_recipe_flags(parser, defaults, ("steps", "batch", "scenes", "seed", "layers", "width", "side"))
+    parser.add_argument("--naming", type=float, default=defaults.naming, help="weight of texts that name one thing")
+    parser.add_argument("--start", default=defaults.start, help="a micro-CLIP folder to go on from")
     parser.set_defaults(handler=main)
 
 
