@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw
 
 from seewhere import metrics
@@ -20,7 +21,7 @@ from seewhere.probing.tasks import Example, Task
 from seewhere.show import charts, figures, style
 from seewhere.show.looking import Looker
 
-ARM_COLORS = {"frozen": style.SKY, "unfrozen": style.VERMILLION}
+ARM_COLORS = {"frozen": style.color(0), "unfrozen": style.color(1)}  # as in the bar charts
 SIDE = 360
 
 
@@ -43,7 +44,8 @@ def arms_chart(table: pd.DataFrame, task: str, chance: float | None = None) -> F
 
 def groups_chart(table: pd.DataFrame, column: str, title: str = "") -> Figure:
     """Bars of both arms per value of a group column, such as "category" or "super_category"."""
-    return charts.bar_chart(estimates(table, column, "arm"), title=title, label="right (%)")
+    ordered = table.sort_values([column, "arm"], kind="stable")
+    return charts.bar_chart(estimates(ordered, column, "arm"), title=title, label="right (%)")
 
 
 def curves(table: pd.DataFrame, axis: str, series: str = "resampler", title: str = "", label: str = "") -> Figure:
@@ -209,6 +211,7 @@ def training_curves(histories: Mapping[tuple[str, str, int], pd.DataFrame], colu
                     mark = "o" if len(history) < 8 else ""
                     ink = style.color(names.index(name))
                     axes.plot(history.epoch, 100 * history[column], color=ink, marker=mark, markersize=4)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set(title=task, xlabel="epoch", ylabel="right on validation (%)" if task == tasks[0] else "")
         for number, name in enumerate(names):
             grid[0][-1].plot([], [], color=style.color(number), label=name)

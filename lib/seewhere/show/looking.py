@@ -99,4 +99,6 @@ class Looker(Panel):
                 found = values[example].mean(axis=0) if query == ALL else values[example][query]
                 drawn.append(overlay(self.pictures[example], found))
                 titles.append(f"layer {layer}, {'all queries' if query == ALL else f'query {query}'}")
-        return figures.gallery(drawn, titles, columns=len(queries), tile_inches=2.3)
+        figure = figures.gallery(drawn, titles, columns=len(queries), tile_inches=2.3)
+        figure.suptitle(f"“{self.texts[example]}”", x=0.01, ha="left", fontsize=11)
+        return figure
