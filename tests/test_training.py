@@ -1,5 +1,6 @@
 """Training: the loss at answer positions, packed rows, resuming, LoRA counts."""
 
+import json
 import warnings
 from pathlib import Path
 
