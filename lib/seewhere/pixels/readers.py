@@ -14,6 +14,7 @@ import torch
 
 from seewhere.models import micro_vlm
 from seewhere.models.chat_pixels import ChatPixelReader
+from seewhere.models.language_model import quick_dtype
 from seewhere.models.micro_clip import MicroClip, build_model
 from seewhere.models.minigpt import SETTINGS_FILE, MiniGPT, micro_minigpt
 from seewhere.models.registry import MINIGPTS, load_minigpt
@@ -21,11 +22,12 @@ from seewhere.pixels import prompts
 from seewhere.pixels.reader import PixelReader
 
 MINIGPT_V2 = "minigpt-v2"
+WEIGHTS = "weights_hash"  # attribute of a reader that was loaded here
 MAKE = "seewhere train pixels"
 TINY = "tiny and untrained"
 
 
-def load(source: str, stand_in: bool = False, progress: bool = False, **options: Any) -> Any:
+def load(source: str, stand_in: bool = False, half: bool = False, progress: bool = False, **options: Any) -> Any:
     """A model that reads pixels, finds boxes and reads masks.
 
     Args:
@@ -35,6 +37,8 @@ def load(source: str, stand_in: bool = False, progress: bool = False, **options:
             * "minigpt-v2:FOLDER", a folder with the released checkpoint (see `models.minigpt_released`);
             * a folder or hub id of any other chat model that sees: it is asked in plain words, with nothing trained.
         stand_in: let a tiny untrained model stand in for shipped weights that are missing, and say so.
+        half: bfloat16 for models of this package, where the processor multiplies it natively: half the time, and errors
+            that differ in the third digit.
         progress: show bars.
         options: of `PixelReader` or `ChatPixelReader.load`.
 
@@ -50,7 +54,12 @@ def load(source: str, stand_in: bool = False, progress: bool = False, **options:
         return PixelReader(released, turn=prompts.instruction, progress=progress, **options)
     if source in MINIGPTS or (Path(source).expanduser() / SETTINGS_FILE).is_file():
         try:
-            return PixelReader(load_minigpt(source), progress=progress, **options)
+            model = load_minigpt(source)
+            known = parameters_hash(model)
+            number = getattr(torch, quick_dtype() or "float32") if half else torch.float32
+            reader = PixelReader(model.to(number), progress=progress, **options)
+            setattr(reader, WEIGHTS, known)
+            return reader
         except FileNotFoundError as error:
             if not stand_in:
                 raise FileNotFoundError(
@@ -98,9 +107,9 @@ def tiny_reader(name: str = TINY, seed: int = 0, **options: Any) -> PixelReader:
     return PixelReader(model, **({"progress": False} | options))
 
 
-def load_all(sources: Sequence[str], stand_in: bool = False, **options: Any) -> dict[str, Any]:
+def load_all(sources: Sequence[str], stand_in: bool = False, half: bool = False, **options: Any) -> dict[str, Any]:
     """Short name -> reader, in order; `options` and errors as `load`."""
-    return {short_name(source): load(source, stand_in, **options) for source in sources}
+    return {short_name(source): load(source, stand_in, half, **options) for source in sources}
 
 
 def short_name(source: str) -> str:
@@ -122,7 +131,8 @@ def fingerprints(readers: dict[str, Any]) -> dict[str, str]:
     found = {}
     for name, reader in readers.items():
         model: Any = reader.model if isinstance(reader, PixelReader) else reader.chat.model
-        found[name] = parameters_hash(model)
+        # Known from before the numbers were rounded for speed, where they were.
+        found[name] = getattr(reader, WEIGHTS, None) or parameters_hash(model)
     return found
 
 
