@@ -13,7 +13,7 @@ from seewhere.models.micro_clip import MicroClip, build_model
 from seewhere.models.micro_text import world_tokenizer
 from seewhere.models.minigpt import MiniGPT
 from seewhere.models.world_pairs import WorldPairs, square
-from seewhere.pixels import evaluation, history, mixture, prompts
+from seewhere.pixels import history, mixture, prompts
 from seewhere.pixels.commands import train
 from seewhere.pixels.pictures import textures, world_pictures
 from seewhere.pixels.reader import PixelReader
@@ -165,24 +165,6 @@ def test_snapshots_are_kept_and_not_taken_twice(
     assert len(both.steps) == 2 * len(found.steps)
     with pytest.raises(FileNotFoundError, match="no history 'x'"):
         history.load_history("x")
-
-
-def test_pictures_are_scored_beside_what_needs_no_model(folder: Path) -> None:
-    pytest.importorskip("skimage")
-    reader = PixelReader(MiniGPT.load(folder), progress=False)
-    table = evaluation.evaluate_pictures(reader, {"a": textures(1)[0]}, "textures", progress=False)
-    assert table["model"].tolist() == [reader.name, "constant colour", "blur 8x8", "nearest patch"]
-    assert table[["re", "re_mean", "psnr", "ssim"]].notna().all().all()
-    assert (table["re"] / table["re_mean"]).round(6).eq(3).all()
-
-
-def test_what_a_model_knows_is_asked_and_summed_up(folder: Path) -> None:
-    reader = PixelReader(MiniGPT.load(folder), progress=False)
-    rows = evaluation.forgetting_rows(reader, scenes=1)
-    assert set(rows["task"]) <= set(mixture.WORDS) and rows["score"].between(0, 1).all() and len(rows) >= 3
-    table = evaluation.summarise(rows, "start")
-    assert (table["low"] <= table["value"]).all() and (table["value"] <= table["high"]).all()
-    assert evaluation.names("dog", "Two dogs and a cat.") and not evaluation.names("dog", "a hotdog")
 
 
 def test_boxes_and_masks_lie_in_the_picture(folder: Path) -> None:

@@ -14,7 +14,7 @@ from seewhere.pixels import history
 from seewhere.pixels.reader import PixelReader
 from seewhere.pixels.training import STAGES, PixelSettings, PixelTraining
 
-SNAPSHOTS = (0.0, 0.1, 0.3, 0.6, 1.0)
+SNAPSHOTS = (0.1, 0.4, 1.0)
 """Shares of a stage's steps after which the fixed pictures are read."""
 
 

@@ -66,7 +66,7 @@ class PixelSettings:
     mixture: dict[str, float] = field(default_factory=lambda: dict(STAGES["1"]["mixture"]))
     colour_questions: int = 64
     mask_questions: int = 48
-    word_questions: int = 12
+    word_questions: int = 4
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.01
     seed: int = 0
@@ -81,7 +81,7 @@ class PixelSettings:
 
 
 # What each stage changes. Shares of pictures: words are what a model forgets, so they are never left out.
-_MUCH = {"colour": 0.6, "mask": 0.1, "refer": 0.12, "identify": 0.05, "question": 0.08, "caption": 0.05}
+_MUCH = {"colour": 0.78, "mask": 0.06, "refer": 0.08, "identify": 0.02, "question": 0.04, "caption": 0.02}
 _LITTLE = {"colour": 0.25, "mask": 0.2, "refer": 0.24, "identify": 0.1, "question": 0.16, "caption": 0.05}
 STAGES: dict[str, dict[str, Any]] = {
     # Learns the form of the answers with what the frozen encoder gives.
