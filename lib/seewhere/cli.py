@@ -50,6 +50,7 @@ COMMANDS: dict[str, Command] = {
             "seewhere.pixels.arms",
             "seewhere.probing.commands",
             "seewhere.llm_wrapper.commands",
+            "seewhere.llm_wrapper.school",
         ),
     ),
     "evaluate": Command("score a model", ("seewhere.models.micro_detector_commands",)),

@@ -37,6 +37,7 @@ __all__ = [
     "Trained",
     "TrainingSettings",
     "add_lora",
+    "additive_mask",
     "answer_loss",
     "answers_only",
     "collate",
@@ -234,7 +235,7 @@ def train(
         model=model,
         args=_arguments(folder, settings, progress),
         train_dataset=_Rows(rows),
-        data_collator=partial(collate, additive=_additive_mask(model), multiple=WIDTH_MULTIPLE),
+        data_collator=partial(collate, additive=additive_mask(model), multiple=WIDTH_MULTIPLE),
         callbacks=[_SealCheckpoints(), _Evaluate(evaluate, evaluate_every)],
     )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -285,8 +286,8 @@ def _arguments(folder: Path, settings: TrainingSettings, progress: bool) -> Trai
     )
 
 
-def _additive_mask(model: Any) -> torch.dtype | None:
-    """The number format in which the model's attention wants its mask; None where it takes truth values."""
+def additive_mask(model: Any) -> torch.dtype | None:
+    """Return the number format in which the model's attention wants its mask (see `collate`); None for truth values."""
     attention = model.config._attn_implementation
     if attention not in ("eager", "sdpa"):
         raise ValueError(

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
 from seewhere import storage, training
 from seewhere.llm_wrapper import prompts
-from seewhere.llm_wrapper.examples import Example
 from seewhere.llm_wrapper.rehearsal import detector_lists, imperfect_candidates, rehearse
-from seewhere.llm_wrapper.training import ATTENTION_AND_MLP, LoraSettings, fine_tune
+from seewhere.llm_wrapper.training import ATTENTION_AND_MLP, LoraSettings, fine_tune, share_right
 from seewhere.llm_wrapper.wrapper import HISTORY_FILE, WRAPPER_FILE
 from seewhere.models.language_model import HubLanguageModel, load_language_model, quick_dtype
 from seewhere.models.registry import load_grounder
@@ -110,14 +107,6 @@ def joined(start: Path | None, history: pd.DataFrame) -> pd.DataFrame:
         return history
     before = pd.read_csv(start / HISTORY_FILE)
     return pd.concat([before, history.assign(step=history.step + before.step.max())], ignore_index=True)
-
-
-def share_right(model: HubLanguageModel, examples: Sequence[Example]) -> float:
-    """Return the share (0..1) of examples whose right index is chosen among all of its list."""
-    turns = [prompts.messages(e.prompt) for e in examples]
-    options = [[str(i) for i in range(prompts.count_candidates(e.prompt))] for e in examples]
-    chosen = model.choose(turns, options)
-    return float(np.mean([int(np.argmax(p)) == int(e.answer) for p, e in zip(chosen, examples, strict=True)]))
 
 
 def thinned(history: pd.DataFrame, every: int = 20) -> pd.DataFrame:

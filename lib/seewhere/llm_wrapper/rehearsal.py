@@ -8,7 +8,7 @@ boxes, moved a little, some missing, some doubled under another label, in random
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
 import numpy as np
@@ -20,7 +20,7 @@ from seewhere.models.candidates import Detections, make_candidates
 from seewhere.models.protocols import Grounder
 from seewhere.world.language import expressions
 from seewhere.world.lessons import ORDERS, moved
-from seewhere.world.programs import mentions
+from seewhere.world.programs import Program, mentions
 from seewhere.world.render import render
 from seewhere.world.scenes import Scene, SceneSettings, sample_scene
 from seewhere.world.sprites import SpriteSet
@@ -96,6 +96,8 @@ def scene_examples(
     coordinates: prompts.Coordinates = "percent",
     lists: CandidateList = imperfect_candidates,
     drills: int = 0,
+    wanted: Callable[[Program], bool] = lambda program: True,
+    orders: Sequence[str] = tuple(sorted(ORDERS)),
 ) -> list[Example]:
     """Return up to `most` examples about one candidate list of a scene; objects alone in their category are rare.
 
@@ -106,6 +108,8 @@ def scene_examples(
         coordinates: see `prompts.format_box`.
         lists: makes the candidate list.
         drills: how many `order_drill` are added.
+        wanted: which phrases, by their program.
+        orders: which orders drills ask for.
     """
     candidates, positions = lists(scene, random)
     if len(candidates) < 2:
@@ -116,11 +120,13 @@ def scene_examples(
         for style in STYLES:
             for phrase in expressions(scene, index, style, random):
                 alone = counts[scene.objects[index].category] == 1
-                if not mentions(phrase.program, UNSEEN) and not (alone and random.random() > 0.06):
+                if not wanted(phrase.program) or mentions(phrase.program, UNSEEN):
+                    continue
+                if not (alone and random.random() > 0.06):
                     pools[style].append((phrase.text, place))
     size = (scene.width, scene.height)
     chosen = _draw(pools, most, random)
-    extra = [order_drill(candidates, size, random, coordinates) for _ in range(drills)] if chosen else []
+    extra = [order_drill(candidates, size, random, coordinates, orders) for _ in range(drills)] if chosen else []
     return extra + [
         Example(prompts.prompt(candidates, text, size, coordinates), str(place), {"style": style, "scene": scene.seed})
         for style, text, place in chosen
@@ -128,7 +134,11 @@ def scene_examples(
 
 
 def order_drill(
-    candidates: Detections, size: tuple[int, int], random: Random, coordinates: prompts.Coordinates
+    candidates: Detections,
+    size: tuple[int, int],
+    random: Random,
+    coordinates: prompts.Coordinates,
+    orders: Sequence[str] = tuple(sorted(ORDERS)),
 ) -> Example:
     """Return one drill: put all boxes of a list, or those of one label, in order by place or size.
 
@@ -139,7 +149,7 @@ def order_drill(
     repeated = sorted({label for label in labels if labels.count(label) > 1})
     label = random.choice(repeated) if repeated and random.random() < 0.5 else None
     chosen = [i for i, other in enumerate(labels) if label in (None, other)]
-    name = random.choice(sorted(ORDERS))
+    name = random.choice(orders)
     order = sorted(chosen, key=lambda i: ORDERS[name](candidates.xyxy[i].tolist()))
     which = "all boxes" if label is None else f'the boxes labelled "{prompts.clean(label)}"'
     text = f"List {which} {name}. Answer with the indices only."

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from seewhere import training
 from seewhere.llm_wrapper import prompts
 from seewhere.llm_wrapper.examples import Example
@@ -36,6 +38,14 @@ def to_samples(language_model: HubLanguageModel, examples: Sequence[Example]) ->
         training.Sample(tuple(t), (*language_model.answer_tokens(e.answer), language_model.end_token))
         for t, e in zip(tokens, examples, strict=True)
     ]
+
+
+def share_right(model: HubLanguageModel, examples: Sequence[Example]) -> float:
+    """Return the share (0..1) of examples whose right index is chosen among all of its list."""
+    turns = [prompts.messages(e.prompt) for e in examples]
+    options = [[str(i) for i in range(prompts.count_candidates(e.prompt))] for e in examples]
+    chosen = model.choose(turns, options)
+    return float(np.mean([int(np.argmax(p)) == int(e.answer) for p, e in zip(chosen, examples, strict=True)]))
 
 
 def fine_tune(

@@ -109,6 +109,14 @@ class StepwiseTraining(ABC):
         """Called after every update, for limits on parameters; does nothing by default."""
         return None
 
+    def extra(self) -> dict[str, Any]:
+        """Return what a checkpoint holds besides parameters, optimizers and log; plain values and tensors."""
+        return {}
+
+    def take_up(self, extra: dict[str, Any]) -> None:
+        """Go on from what `extra` returned; does nothing by default."""
+        return None
+
     @property
     def device(self) -> torch.device:
         """Where the trained parameters are."""
@@ -137,6 +145,7 @@ class StepwiseTraining(ABC):
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step, self.log, self._sums, self._count = state["step"], state["log"], state["sums"], state["count"]
+        self.take_up(state.get("extra", {}))
 
     def save_checkpoint(self) -> None:
         """Write all that going on needs, whole or not at all."""
@@ -150,6 +159,7 @@ class StepwiseTraining(ABC):
                 "log": self.log,
                 "sums": self._sums,
                 "count": self._count,
+                "extra": self.extra(),
             },
             buffer,
         )
@@ -196,10 +206,20 @@ class StepwiseTraining(ABC):
                     self.save_checkpoint()
 
 
-def add_recipe_flags(parser: argparse.ArgumentParser, defaults: Any, whole_numbers: Sequence[str]) -> None:
-    """Add the flags that every recipe has, and its settings that are whole numbers, with the recipe's own defaults."""
+def add_recipe_flags(
+    parser: argparse.ArgumentParser, defaults: Any, whole_numbers: Sequence[str], optimizers: bool = True
+) -> None:
+    """Add the flags that every recipe has, and its settings that are whole numbers, with the recipe's own defaults.
+
+    Args:
+        parser: of the command.
+        defaults: an instance of the recipe.
+        whole_numbers: names of settings.
+        optimizers: whether the recipe leaves the choice of one.
+    """
     for name in whole_numbers:
         parser.add_argument(f"--{name}", type=int, default=getattr(defaults, name), help="default: %(default)s")
     parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate, help="default: %(default)s")
-    parser.add_argument("--optimizer", choices=OPTIMIZERS, default=defaults.optimizer, help="default: %(default)s")
+    if optimizers:
+        parser.add_argument("--optimizer", choices=OPTIMIZERS, default=defaults.optimizer, help="default: %(default)s")
     parser.add_argument("--bf16", action="store_true", help="mixed precision: twice as fast on recent processors")

@@ -1,0 +1,86 @@
+"""The school: what a grade asks for, when the next one opens, and that a stopped run goes on as if it had not."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from seewhere.llm_wrapper import prompts
+from seewhere.llm_wrapper.school import GRADES, REMEMBERED, School, SchoolSettings, answers_right
+from seewhere.models.language_model import MICRO_FOLDER, HubLanguageModel
+from seewhere.packing import Sample
+from seewhere.world.sprites import SpriteSet, load_sprites
+from tiny_models import tiny_llama
+from transformers import AutoTokenizer
+
+TINY = SchoolSettings(steps=4, rank=4, questions=6)
+
+
+@pytest.fixture(scope="module")
+def sprites() -> SpriteSet:
+    return load_sprites()
+
+
+def tiny_school(folder: Path, sprites: SpriteSet, settings: SchoolSettings = TINY) -> School:
+    tokenizer = AutoTokenizer.from_pretrained(MICRO_FOLDER)
+    model = tiny_llama(len(tokenizer))
+    model.set_attn_implementation("eager")
+    return School(settings, folder, HubLanguageModel(model, tokenizer, "tiny", progress=False), sprites)
+
+
+def test_grades_ask_for_more_and_more() -> None:
+    left, right = ("rank", "left", 1, ("category", "dog")), ("rank", "right", 1, ("category", "dog"))
+    second = ("rank", "left", 2, ("category", "dog"))
+    assert [GRADES[0].asks(p) for p in (left, right, second)] == [True, False, False]
+    assert [GRADES[2].asks(p) for p in (left, right, second)] == [True, True, False]
+    assert GRADES[6].asks(second) and GRADES[-1].asks(("nearest", ("category", "dog"), ("category", "cat")))
+    assert [g.boxes for g in GRADES] == sorted(g.boxes for g in GRADES)
+
+
+def test_the_first_grade_asks_about_the_left_of_two_boxes(sprites: SpriteSet, tmp_path: Path) -> None:
+    school = tiny_school(tmp_path, sprites)
+    for step in range(4):
+        for example in (e for part in school.examples_of(step) for e in part):
+            assert prompts.count_candidates(example.prompt) <= 3  # two objects, one of them perhaps seen twice
+            question = example.prompt.rsplit("\n", 1)[1]
+            assert re.search(r"left", question) and not re.search(r"from (right|top|bottom)|second", question), question
+    again = tiny_school(tmp_path, sprites)
+    assert again.examples_of(3) == school.examples_of(3)
+
+
+def test_a_grade_that_is_mastered_opens_the_next(sprites: SpriteSet, tmp_path: Path) -> None:
+    school = tiny_school(tmp_path, sprites, replace(TINY, patience=2))
+    school.answers = [1] * REMEMBERED
+    school.after_update()
+    assert school.grade == 0, "not before its time"
+    school.step = 2
+    school.answers = [1, 0] * (REMEMBERED // 2)
+    school.after_update()
+    assert school.grade == 0, "half is not mastered"
+    school.answers = [1] * REMEMBERED
+    school.after_update()
+    assert (school.grade, school.since, school.answers) == (1, 2, [])
+    assert any("top" in e.prompt.rsplit("\n", 1)[1] for step in range(8) for p in school.examples_of(step) for e in p)
+
+
+def test_answers_count_as_right_only_as_a_whole() -> None:
+    samples = [Sample((1,), (5, 2)), Sample((1,), (6,)), Sample((1,), (7, 8, 2))]
+    assert answers_right(torch.tensor([True, False, True, True, True, True]), samples) == [0, 1, 1]
+
+
+def test_a_run_that_was_stopped_ends_like_one_that_was_not(sprites: SpriteSet, tmp_path: Path) -> None:
+    whole = tiny_school(tmp_path / "whole", sprites)
+    whole.run(progress=False, log_every=2)
+    tiny_school(tmp_path / "parts", sprites).run(until=2, progress=False, log_every=2)
+    second = tiny_school(tmp_path / "parts", sprites)
+    assert second.step == 2 and len(second.answers) > 0
+    second.run(progress=False, log_every=2)
+    assert second.answers == whole.answers and second.log == whole.log
+    trained = {n: p for n, p in whole.module.named_parameters() if p.requires_grad}
+    assert any(float(p.detach().abs().sum()) > 0 for n, p in trained.items() if "lora_B" in n)
+    for name, value in second.module.named_parameters():
+        if name in trained:
+            assert torch.equal(value, trained[name]), name
