@@ -151,7 +151,7 @@ def over_controls(table: pd.DataFrame, controls: pd.DataFrame, origin: Origin) -
         for control in controls[controls.task == task].resampler.unique():
             interval = analysis.over_constant(part, _rows(controls, task=task, resampler=control))
             about = {"task": str(task), "resampler": str(resampler), "control": str(control)}
-            found.append(origin.record(interval, None, "over_control", **about))
+            found.append(under(origin, part).record(interval, None, "over_control", **about))
     return found
 
 
@@ -159,11 +159,12 @@ def accuracies(table: pd.DataFrame, origin: Origin) -> list[results.Record]:
     """Return, without a claim, the accuracy (percent) of every task x resampler x arm x probe size in a table."""
     keys = ["task", "resampler", "arm", "layer", "probe_layers"]
     found = []
-    for row in analysis.accuracy(table, keys).itertuples(index=False):
+    for _, part in table.groupby(keys, sort=False, observed=True):
+        (row,) = analysis.accuracy(part, keys).itertuples(index=False)
         about: dict[str, Any] = {key: getattr(row, key) for key in keys}
         about["probe_layers"] = int(about["probe_layers"])
         interval = metrics.Interval(row.value, row.low, row.high, row.n)
-        found.append(origin.record(interval, None, "accuracy", **about))
+        found.append(under(origin, part).record(interval, None, "accuracy", **about))
     return found
 
 
