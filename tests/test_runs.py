@@ -111,6 +111,22 @@ def test_the_command_runs_all_and_fails_when_one_does(
     assert "undefined_name" in said.err and "failed" in said.out
 
 
+def test_all_leaves_out_what_lacks_its_weights_and_says_so(
+    make_notebook: Maker, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make_notebook("01_hungry", 'preset = "quick"', ("1 + 1",))
+    notebook = nbformat.read(path, 4)
+    notebook.metadata["seewhere"] = {"weights": ["micro-lm", "no-such-weights"]}
+    nbformat.write(notebook, path)
+    make_notebook("02_frugal", 'preset = "quick"', ("1 + 1",))
+    assert cli.main(["run", "all"]) == 0
+    said = capsys.readouterr().out
+    assert "left out  01_hungry: it reads no-such-weights" in said and "02_frugal" in said
+    assert [p.name for p in storage.runs_home().iterdir()] == ["02_frugal"]
+    assert cli.main(["run", "all", "-p", "preset=smoke"]) == 0
+    assert "left out" not in capsys.readouterr().out
+
+
 def test_the_command_refuses_an_unknown_parameter_with_the_known_ones(
     tiny: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

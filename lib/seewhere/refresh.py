@@ -178,7 +178,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.readme_only:
         readme.update(runs.notebooks_folder().parent / "README.md")
         return 0
-    chosen = [runs.find_notebook(name) for name in arguments.notebooks] or runs.all_notebooks()
+    chosen = [runs.find_notebook(name) for name in arguments.notebooks] or runs.runnable_notebooks("quick")
     failures = refresh(chosen, arguments.parameter)
     for failure in failures:
         print(f"failed  {failure}")

@@ -62,6 +62,29 @@ def all_notebooks() -> list[Path]:
     return sorted(notebooks_folder().glob("[0-9]*.ipynb"))
 
 
+def lacking_weights(notebook: Path, preset: str) -> list[str]:
+    """Return the weights that a notebook's metadata asks for and this package does not carry.
+
+    None at ``smoke``, where untrained models stand in, and at ``paper``, which brings its own.
+    """
+    if preset in ("smoke", "paper"):
+        return []
+    about = json.loads(notebook.read_text(encoding="utf-8"))["metadata"].get("seewhere", {})
+    weights = Path(seewhere.__file__).parent / "weights"
+    return [name for name in about.get("weights", []) if not (weights / name).is_dir()]
+
+
+def runnable_notebooks(preset: str) -> list[Path]:
+    """Every notebook whose weights are here; the others are named, with what they lack."""
+    chosen = []
+    for path in all_notebooks():
+        if lacking := lacking_weights(path, preset):
+            print(f"left out  {path.stem}: it reads {', '.join(lacking)}, not in this package (seewhere train --help)")
+        else:
+            chosen.append(path)
+    return chosen
+
+
 def find_notebook(name: str) -> Path:
     """The notebook called `name`: a path, a stem (``02_llm_wrapper``) or a number (``02`` or ``2``).
 
@@ -309,6 +332,9 @@ def register(subparsers: Any) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Run one notebook or all; print where to look. 1 when one failed."""
     chosen = all_notebooks() if arguments.notebook == "all" else [find_notebook(arguments.notebook)]
+    if arguments.notebook == "all" and chosen:
+        given = dict(assignment.partition("=")[::2] for assignment in arguments.parameter)
+        chosen = runnable_notebooks(given.get("preset", "quick"))
     if not chosen:
         raise NotebookNotFound(f"no notebooks in {notebooks_folder()}")
     # All parameters are checked before the first notebook starts.
