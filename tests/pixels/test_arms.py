@@ -42,9 +42,10 @@ def test_arms_are_made_asked_and_gone_on_with(
     monkeypatch.setattr(arms, "PixelSettings", _few_textures(arms.PixelSettings))
     table = arms.run_all(settings, tmp_path / "runs", ("both", "neither"), (0, 1), first, progress=False)
     assert table.groupby(["system", "seed"]).size().to_dict() == {
-        (a, s): 3 for a in ("both", "neither") for s in (0, 1)
+        (a, s): 6 for a in ("both", "neither") for s in (0, 1)
     }
-    assert segmentation.gain(*(table[table.system == arm] for arm in ("both", "neither"))).n == 6
+    found = table[table.box == "found"]
+    assert segmentation.gain(*(found[found.system == arm] for arm in ("both", "neither"))).n == 6
     with pytest.raises(ValueError, match="lacks the arms adaptation, pixels"):
         arms.ship(tmp_path / "runs", tmp_path / "package")
 
@@ -92,5 +93,5 @@ def test_the_shipped_table_and_its_card(tmp_path: Path) -> None:
     assert list(found.columns) >= ["system"] and len(found) == 48
     text = (target / arms.CARD).read_text()
     assert "| both | 70.0 [70.0, 70.0] |" in text and "4 references, seeds 0, 1, 2" in text
-    assert "350+1000+300" in arms.origin(target) and arms.shipped_hash(target)
+    assert "350+520+90" in arms.origin(target) and arms.shipped_hash(target)
     assert arms.shipped(tmp_path).empty and arms.origin(tmp_path) == "" and arms.shipped_hash(tmp_path) == {}

@@ -1,6 +1,5 @@
 """Records of the pixel claims: metric names, pairing, and verdicts that follow from them."""
 
-
 import numpy as np
 import pandas as pd
 import pytest

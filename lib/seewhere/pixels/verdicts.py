@@ -153,7 +153,7 @@ def arm_gains(table: pd.DataFrame, origin: SegmentationOrigin) -> list[results.R
         "over_pixels": ("both", "pixels"),
         "over_adaptation": ("both", "adaptation"),
     }
-    by_arm = {str(arm): part for arm, part in table.groupby("system")}
+    by_arm = {str(arm): part for arm, part in table[table.box == "found"].groupby("system")}
     origin = replace(
         origin,
         seeds=tuple(sorted(int(s) for s in table.seed.unique())),
@@ -165,6 +165,10 @@ def arm_gains(table: pd.DataFrame, origin: SegmentationOrigin) -> list[results.R
         if {first, second} <= by_arm.keys():
             gain = segmentation.gain(by_arm[first], by_arm[second], resample_seeds=True)
             found.append(origin.record(gain, "F18", metric, arm=first, over=second))
+    given = {str(arm): part for arm, part in table[table.box == "true"].groupby("system")}
+    if {"both", "neither"} <= given.keys():
+        gain = segmentation.gain(given["both"], given["neither"], resample_seeds=True)
+        found.append(origin.record(gain, None, "gain_ciou_true_box", arm="both", over="neither"))
     return found
 
 
