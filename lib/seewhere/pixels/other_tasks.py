@@ -15,13 +15,14 @@ from tqdm.auto import tqdm
 
 from seewhere import metrics, storage
 from seewhere.models import world_questions
+from seewhere.models.micro_vlm_weights import FOLDER
 from seewhere.pixels import mixture, pictures
 from seewhere.world.scenes import Scene
 from seewhere.world.sprites import load_sprites
 
 TASKS = ("refer", "identify", "question", "caption")
 FILE = "forgetting.csv"
-SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "micro-pixels-stage3"
+SHIPPED = FOLDER
 FIRST_SEED = 50
 """Scenes are drawn as those of this seed and later ones, away from the pictures that are reconstructed."""
 
