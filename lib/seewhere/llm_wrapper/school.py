@@ -38,7 +38,7 @@ from seewhere.world.sprites import SpriteSet, load_sprites
 
 ROW_TOKENS = 1024
 FIRST_SCENE, SCENES_PER_STEP = 5_000_000, 40  # numbers set aside for each step: most scenes are left out in low grades
-REMEMBERED = 250  # latest answers that say whether a grade is mastered
+REMEMBERED = 150  # latest answers, of the grade itself, that say whether a grade is mastered
 
 LEFT, TOP, RIGHT, BOTTOM, SMALL, LARGE = (
     "from left to right",
@@ -70,19 +70,24 @@ class Grade:
 
 
 ALL = tuple(AXES)
+PLACES = ("left", "top", "right", "bottom")
 GRADES = (
     Grade(2, ("left",)),
+    Grade(2, ("top",)),
     Grade(3, ("left", "top")),
-    Grade(3, ("left", "top", "right")),
-    Grade(3, ("left", "top", "right", "bottom")),
-    Grade(3, ("left", "top", "right", "bottom", "large"), ("noun",)),
+    Grade(2, ("right",)),
+    Grade(2, ("bottom",)),
+    Grade(3, PLACES),
+    Grade(2, ("large",)),
+    Grade(2, ("small",)),
     Grade(4, ALL, ("noun",)),
-    Grade(4, ALL, ("noun", "ordinal")),
-    Grade(5, ALL, ("noun", "ordinal", "relation")),
-    Grade(6, ALL, None),
-    Grade(8, ALL, None),
+    Grade(4, ALL, ("noun", "ordinal", "relation")),
+    Grade(5, ALL, None),
+    Grade(7, ALL, None),
     Grade(10, ALL, None),
 )
+"""Every direction is met alone first. Two new ones at once, and the second is answered as if it were the first: after
+1,400 steps of *left* and *top* in equal shares, SmolLM2 found 95 % of the left ones among three and 46 % of the top."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +167,8 @@ class School(StepwiseTraining):
         number = FIRST_SCENE + 100_000_000 * settings.seed + SCENES_PER_STEP * step
         while len(found) < settings.scenes:
             earlier = random.random() < settings.repeat
-            grade = GRADES[random.randrange(self.grade + 1) if earlier else self.grade]
+            which = random.randrange(self.grade) if earlier and self.grade else self.grade
+            grade = GRADES[which]
             scene = smaller_scene(sample_scene(number, self.sprites, split="train"), grade.boxes, random)
             number += 1
             asked = scene_examples(
@@ -174,6 +180,8 @@ class School(StepwiseTraining):
                 wanted=grade.asks,
                 orders=tuple(AXES[axis] for axis in grade.axes),
             )
+            for example in asked:
+                example.meta["grade"] = which
             if asked:
                 found.append(asked)
         return found
@@ -195,11 +203,11 @@ class School(StepwiseTraining):
         referring = [
             right
             for right, example in zip(whole, (e for part in asked for e in part), strict=True)
-            if example.meta["style"] != "drill"
+            if example.meta["style"] != "drill" and example.meta["grade"] == self.grade
         ]
         self.answers = (self.answers + referring)[-REMEMBERED:]
         share = sum(self.answers) / max(1, len(self.answers))
-        return functional.cross_entropy(logits, targets), {"right": share, "boxes": GRADES[self.grade].boxes}
+        return functional.cross_entropy(logits, targets), {"right": share, "grade": self.grade}
 
     def after_update(self) -> None:
         """Open the next grade once this one is mastered."""
