@@ -1,19 +1,21 @@
-"""The shipped micro vision-language models in little space: eight bits a number, and nothing stored twice.
+"""The shipped micro vision-language models in little space: seven bits a number, and nothing stored twice.
 
 Three models of which two share an encoder, all share the layers that find a place, and none needs sixteen bits. A
-matrix is kept as whole numbers -127..127 with one scale for every 64 of a row; vectors stay in fp16. The layers that
-find a place follow from the directions that they use (`micro_vlm_start.Room`), so only these are kept.
+matrix is kept as whole numbers -63..63 with one scale for every 64 of a row, deflated; vectors stay in fp16. The layers
+that find a place follow from the directions that they use (`micro_vlm_start.Room`), so only these are kept.
 """
 
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
@@ -25,27 +27,29 @@ from seewhere.models.registry import MINIGPTS
 
 FOLDER = WEIGHTS / "micro-pixels"
 INDEX, PARTS = "index.json", "parts.safetensors"
-GROUP = 64
+GROUP, LARGEST = 64, 63
 _READING = tuple(f"language.model.layers.{i}." for i in range(micro_vlm.READING))
 _TIED = "language.lm_head.weight"
 
 
 def squeeze(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-    """A tensor as it is stored: "half", or "whole" (int8) and "scale" (fp16, for every `GROUP` numbers of a row)."""
+    """A tensor as it is stored: "half", or "whole" (deflated int8) and "scale" (fp16, for every `GROUP` of a row)."""
     values = tensor.detach().cpu().float()
     if values.ndim < 2 or values[0].numel() % GROUP:
         return {"half": values.half()}
     groups = values.reshape(len(values), -1, GROUP)
-    scale = (groups.abs().amax(dim=-1, keepdim=True) / 127).clamp(min=1e-7).half()
-    whole = (groups / scale.float()).round().clamp(-127, 127).to(torch.int8)
-    return {"whole": whole.reshape(len(values), -1), "scale": scale[..., 0]}
+    scale = (groups.abs().amax(dim=-1, keepdim=True) / LARGEST).clamp(min=1e-7).half()
+    whole = (groups / scale.float()).round().clamp(-LARGEST, LARGEST).to(torch.int8)
+    deflated = np.frombuffer(zlib.compress(whole.numpy().tobytes(), 9), dtype=np.uint8).copy()
+    return {"whole": torch.from_numpy(deflated), "scale": scale[..., 0]}
 
 
 def expand(stored: Mapping[str, torch.Tensor], shape: torch.Size) -> torch.Tensor:
     """The tensor that `squeeze` made `stored` of, up to rounding."""
     if "half" in stored:
         return stored["half"].float().reshape(shape)
-    groups = stored["whole"].reshape(len(stored["whole"]), -1, GROUP).float()
+    whole = np.frombuffer(zlib.decompress(stored["whole"].numpy().tobytes()), dtype=np.int8).copy()
+    groups = torch.from_numpy(whole).reshape(shape[0], -1, GROUP).float()
     return (groups * stored["scale"].float()[..., None]).reshape(shape)
 
 
@@ -93,7 +97,7 @@ def _check_reading(model: MiniGPT, room: micro_vlm_start.Room) -> None:
         held = language.model.layers[number]
         for name in ("self_attn.o_proj", "mlp.down_proj"):
             ours, theirs = layer.get_parameter(f"{name}.weight"), held.get_parameter(f"{name}.weight")
-            if not torch.allclose(ours, theirs, rtol=2e-3, atol=2e-3 * float(ours.abs().max()) + 1e-6):
+            if not torch.allclose(ours, theirs, rtol=2e-3, atol=2e-3 * float(ours.detach().abs().max()) + 1e-6):
                 raise ValueError(f"{model.name}: {name} of layer {number} is not what these directions give")
 
 
