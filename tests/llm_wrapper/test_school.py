@@ -82,7 +82,7 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(sprites: SpriteSet, t
     second = tiny_school(tmp_path / "parts", sprites)
     assert second.step == 2 and len(second.answers) > 0
     second.run(progress=False, log_every=2)
-    assert second.answers == whole.answers and second.log == whole.log
+    assert second.answers == whole.answers and second.log == whole.log and second.asked == whole.asked > 0
     trained = {n: p for n, p in whole.module.named_parameters() if p.requires_grad}
     assert any(float(p.detach().abs().sum()) > 0 for n, p in trained.items() if "lora_B" in n)
     for name, value in second.module.named_parameters():

@@ -253,6 +253,37 @@ def test_the_cell_probe_reads_cells_from_tokens_that_hold_them(readout: str) -> 
     assert other_category.float().mean() < 0.5
 
 
+def test_pointing_weighs_each_patch_by_how_much_of_the_box_it_holds(pairs: WorldPairs) -> None:
+    asked = position_probe.pointed_cells(pairs, 8)
+    assert len(asked.rows) == sum(len(scene.objects) for scene in pairs.scenes)
+    assert torch.allclose(asked.shares.sum(1), torch.ones(len(asked.rows)))
+    middles = (torch.arange(8) + 0.5) / 8
+    boxes = [(scene, item.box) for scene in pairs.scenes for item in scene.objects]
+    for shares, (scene, box) in zip(asked.shares.reshape(-1, 8, 8), boxes, strict=True):
+        centre = (shares.sum(0) @ middles * scene.width, shares.sum(1) @ middles * scene.height)
+        assert abs(centre[0] - (box[0] + box[2]) / 2) < scene.width / 16  # within half a patch
+        assert abs(centre[1] - (box[1] + box[3]) / 2) < scene.height / 16
+
+
+def test_a_pointed_probe_reads_cells_only_from_tokens_that_hold_them(pairs: WorldPairs) -> None:
+    class Eye:
+        grid, width = 8, 16
+
+        def __init__(self, positions: torch.Tensor) -> None:
+            self.positions = positions
+
+        def patch_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
+            return 0.1 * torch.randn(len(pixels), 64, 16) + self.positions
+
+    def accuracy(positions: torch.Tensor) -> float:
+        half = len(pairs) // 2
+        parts = [WorldPairs(pairs.images[part], pairs.scenes[part]) for part in (slice(0, half), slice(half, None))]
+        eye = Eye(positions)
+        return position_probe.pointed_accuracy(eye, *parts, epochs=60, progress=False).accuracy  # type: ignore[arg-type]
+
+    assert accuracy(sine_cosine_positions(16, 8)) > accuracy(torch.zeros(64, 16)) + 0.2
+
+
 def test_patches_are_labelled_by_what_stands_in_front(pairs: WorldPairs) -> None:
     names = [c.name for c in load_sprites().coco]
     labels = position_probe.patch_labels(pairs, names, 8)

@@ -48,7 +48,7 @@ def test_scores_are_those_of_the_training(no_weights):
     matching = {"accuracy": 0.9, "blind": 0.5, "by_twist": {}, "statements": 2000}
     cell = {"accuracy": 0.95, "away_from_lines": 0.99, "majority": 0.2, "what": 0.8, "objects": 3000}
     clip = {"retrieval_at_1": 0.7, "retrieval_scenes": 1000, "zero_shot": {"dog": 0.9, "cat": 0.7},
-            "cell": {"attention": cell, "evidence": cell}}  # fmt: skip
+            "cell": {"attention": cell, "evidence": cell, "pointed": cell}}  # fmt: skip
     scores = {
         "micro-clip": clip,
         "micro-blip2": {"scenes": 1000, "matching": matching, "retrieval_at_1": 0.6},
@@ -59,10 +59,10 @@ def test_scores_are_those_of_the_training(no_weights):
         storage.atomic_write_json(no_weights / name / "training.json", {"scores": values})
     table = micro_models.training_scores(["micro-blip2", "micro-instruct", "micro-perceiver"])
     assert table.groupby("model", sort=False).size().to_dict() == {
-        "micro-clip": 4, "micro-blip2": 3, "micro-instruct": 3,
+        "micro-clip": 6, "micro-blip2": 3, "micro-instruct": 3,
     }  # fmt: skip
     judged = table.dropna(subset="target")
-    assert judged.value.tolist() == [0.7, 0.95, 0.9] and judged.target.tolist() == [0.6, 0.9, 0.85]
+    assert judged.value.tolist() == [0.7, 0.95, 0.95, 0.9] and judged.target.tolist() == [0.6, 0.9, 0.9, 0.85]
     assert table.value[1] == pytest.approx(0.8)  # the mean over categories
 
 
@@ -70,7 +70,8 @@ def test_place_in_patch_tokens_is_measured_and_left_out_where_there_is_no_micro_
     monkeypatch.setenv("SEEWHERE_HOME", str(tmp_path))
     model = micro_models.load_models(["micro-patches"], stand_ins=True)["micro-patches"]
     table = micro_models.position_control(model, 24)
-    assert len(table) == 1 and table.cell.between(0, 1).all() and (table.objects > 0).all()
+    assert table.object.tolist() == ["pointed at", "named"]
+    assert table.cell.between(0, 1).all() and (table.objects > 0).all()
     assert micro_models.position_control(model, 0).empty
     assert micro_models.position_control(object(), 24).empty
     assert isinstance(table, pd.DataFrame)

@@ -149,16 +149,18 @@ class School(StepwiseTraining):
         for parameter in learnt:
             parameter.data = parameter.data.float()
         self.grade, self.since, self.answers = settings.grade, 0, list[int]()
+        self.asked = 0
         optimizer = torch.optim.AdamW(learnt, lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
         super().__init__(settings, folder, model, [optimizer])
 
     def extra(self) -> dict[str, Any]:
-        """What a checkpoint holds besides parameters: grade, when it began, and the latest answers."""
-        return {"grade": self.grade, "since": self.since, "answers": self.answers}
+        """What a checkpoint holds besides parameters: grade, when it began, latest answers, questions so far."""
+        return {"grade": self.grade, "since": self.since, "answers": self.answers, "asked": self.asked}
 
     def take_up(self, extra: dict[str, Any]) -> None:
         """Go on from `extra`."""
         self.grade, self.since, self.answers = extra["grade"], extra["since"], extra["answers"]
+        self.asked = extra["asked"]
 
     def examples_of(self, step: int) -> list[list[Example]]:
         """Return the examples of a step, a list for each scene; a function of (seed, step, grade)."""
@@ -189,6 +191,7 @@ class School(StepwiseTraining):
     def losses(self) -> tuple[torch.Tensor, dict[str, float]]:
         """Return the loss of the answers of the current step, and the share of right ones."""
         asked = self.examples_of(self.step)
+        self.asked += sum(map(len, asked))
         samples = [to_samples(self.base, examples) for examples in asked]
         rows = [row for part in samples for row in pack(part, ROW_TOKENS)]
         inputs = collate(rows, training.additive_mask(self.module), training.WIDTH_MULTIPLE)
@@ -262,7 +265,7 @@ def main(arguments: argparse.Namespace) -> int:
     about = {
         "coordinates": school.settings.coordinates,
         "scores": False,
-        "trained_on": [{"boxes": "scenes", "steps": school.step, "grade": school.grade}],
+        "trained_on": [{"boxes": "scenes", "questions": school.asked, "steps": school.step, "grade": school.grade}],
     }
     storage.atomic_write_json(folder / WRAPPER_FILE, about)
     history = pd.DataFrame(school.log)

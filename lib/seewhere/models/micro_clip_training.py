@@ -164,7 +164,8 @@ def score(clip: MicroClip, scenes: int = 1000, probe_scenes: int = 8000, progres
         "cell": {
             readout: position_probe.cell_accuracy(clip, train, test, names, readout, progress=progress).as_dict()
             for readout in position_probe.READOUTS
-        },
+        }
+        | {"pointed": position_probe.pointed_accuracy(clip, train, test, progress=progress).as_dict()},
     }
 
 
@@ -207,6 +208,8 @@ patches of {settings["patch"]} in {settings["side"]} px, fixed sine-cosine posit
 texts that name one thing among them{" (begun from an earlier run of the same command)" if settings["start"] else ""} |
 | image-to-text R@1 | {scores["retrieval_at_1"]:.3f} of {scores["retrieval_scenes"]:,} unseen scenes (val split) |
 | zero-shot presence | mean area under the ROC {np.mean(list(zero.values())):.3f}; weakest: {", ".join(worst)} |
+| cell of an object pointed at by its box, place read from tokens | {cell["pointed"]["accuracy"]:.3f} \
+({cell["pointed"]["away_from_lines"]:.3f} away from lines; commonest cell {cell["pointed"]["majority"]:.3f}) |
 | cell of a named object, place read from tokens | {cell["attention"]["accuracy"]:.3f} \
 ({cell["attention"]["away_from_lines"]:.3f} away from lines; commonest cell {cell["attention"]["majority"]:.3f}) |
 | cell of a named object, place read from patch numbers | {cell["evidence"]["accuracy"]:.3f} \
@@ -256,6 +259,7 @@ def main(arguments: argparse.Namespace) -> int:
     training.clip.to("cpu").eval()
     scores = score(training.clip)
     write(training, arguments.out / "model", scores)
-    print(f"R@1 {scores['retrieval_at_1']:.3f}, cell {scores['cell']['attention']['accuracy']:.3f}")
+    cells = ", ".join(f"{name} {cell['accuracy']:.3f}" for name, cell in scores["cell"].items())
+    print(f"R@1 {scores['retrieval_at_1']:.3f}, cell of an object: {cells}")
     print(f"the model is in {arguments.out / 'model'}")
     return 0

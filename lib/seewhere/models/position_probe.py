@@ -1,8 +1,12 @@
-"""Is place still in the patch tokens? A linear probe for the cell (of 3 x 3) in which a named object stands.
+"""Is place still in the patch tokens? Linear probes for the cell (of 3 x 3) in which an object stands.
 
-A category that occurs once in a scene names an object; the probe is told the category and reads the frozen tokens
-through two linear maps: *what* a patch shows (a category, or nothing), which chooses patches by softmax, and the cell.
-The second map comes in two read-outs:
+Two questions, told apart on purpose. *Where does this stand?* (`pointed_accuracy`): the probe gets the mean of the
+tokens under an object's box and names the cell; all it needs is place. *Where is the cow?* (`cell_accuracy`): the probe
+has to find the object too, so that it measures place and recognition in one.
+
+In the second, a category that occurs once in a scene names an object; the probe is told the category and reads the
+frozen tokens through two linear maps: *what* a patch shows (a category, or nothing), which chooses patches by softmax,
+and the cell. The second map comes in two read-outs:
 
 ``attention``: it reads the cell from the mean of the chosen tokens, as one attention head of a resampler would. Patch
 numbers are not used: place must be *in* the tokens.
@@ -20,7 +24,7 @@ reader, so accuracy away from lines is reported too.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -31,6 +35,7 @@ from tqdm.auto import tqdm
 from seewhere.boxes import CELLS, cell_of
 from seewhere.models.micro_clip import MicroClip
 from seewhere.models.world_pairs import WorldPairs, pixels_of, single_objects
+from seewhere.world.scenes import Scene
 
 READOUTS = ("attention", "evidence")
 MARGIN = 0.05  # of the picture's side: centres nearer to a line than this are left out of the second number
@@ -57,17 +62,17 @@ class CellScores:
     Attributes:
         accuracy: share of objects whose cell is right; `away_from_lines` leaves out those near a line between cells.
         majority: share of the commonest cell.
-        what: share of patches on an object whose category is right.
         objects: number of objects.
+        what: share of patches on an object whose category is right; None where the probe has no need to know.
     """
 
     accuracy: float
     away_from_lines: float
     majority: float
-    what: float
     objects: int
+    what: float | None = None
 
-    def as_dict(self) -> dict[str, float]:
+    def as_dict(self) -> dict[str, float | None]:
         """Return the scores as a plain dictionary."""
         return asdict(self)
 
@@ -78,11 +83,10 @@ def named_cells(pairs: WorldPairs, categories: Sequence[str]) -> NamedCells:
     rows, kinds, cells, distances = [], [], [], []
     for row, (scene, objects) in enumerate(zip(pairs.scenes, single_objects(pairs.scenes), strict=True)):
         for item in objects:
-            x, y = (item.box[0] + item.box[2]) / 2 / scene.width, (item.box[1] + item.box[3]) / 2 / scene.height
             rows.append(row)
             kinds.append(index[item.category])
             cells.append(cell_of(item.box, scene.size))
-            distances.append(min(abs(v - line / 3) for v in (x, y) for line in (1, 2)))
+            distances.append(_distance_to_line(item.box, scene))
     return NamedCells(torch.tensor(rows), torch.tensor(kinds), torch.tensor(cells), torch.tensor(distances))
 
 
@@ -237,7 +241,95 @@ def _scores(probe: CellProbe, tokens: Tensor, test: WorldPairs, categories: Sequ
         right.append(probe(part, questions.rows, questions.categories).argmax(1) == questions.cells)
         truth = labels.categories[scenes]
         what.append((probe.what(part).argmax(2) == truth)[truth < len(categories)])
-    hits, away = torch.cat(right), asked.distances >= MARGIN
-    majority = torch.bincount(asked.cells, minlength=len(CELLS)).max() / len(asked.cells)
-    accuracy, clear, shown = (float(v.float().mean()) for v in (hits, hits[away], torch.cat(what)))
-    return CellScores(accuracy, clear, float(majority), shown, len(hits))
+    scores = _cell_scores(torch.cat(right), asked.cells, asked.distances)
+    return replace(scores, what=float(torch.cat(what).float().mean()))
+
+
+def _cell_scores(hits: Tensor, cells: Tensor, distances: Tensor) -> CellScores:
+    majority = torch.bincount(cells, minlength=len(CELLS)).max() / len(cells)
+    accuracy, clear = (float(v.float().mean()) for v in (hits, hits[distances >= MARGIN]))
+    return CellScores(accuracy, clear, float(majority), len(hits))
+
+
+@dataclass(frozen=True, slots=True)
+class PointedCells:
+    """Objects pointed at by their boxes: rows (Q,) into the pictures, shares (Q, T), cells (Q,) and distances (Q,).
+
+    A share says how much of the box lies on a patch; those of an object sum to 1. The rest is as in `NamedCells`.
+    """
+
+    rows: Tensor
+    shares: Tensor
+    cells: Tensor
+    distances: Tensor
+
+
+def pointed_cells(pairs: WorldPairs, grid: int) -> PointedCells:
+    """Return every object of the scenes, pointed at by its box; in order of scene."""
+    rows, shares, cells, distances = [], [], [], []
+    for row, scene in enumerate(pairs.scenes):
+        for item in scene.objects:
+            across = _overlap(item.box[0] / scene.width * grid, item.box[2] / scene.width * grid, grid)
+            down = _overlap(item.box[1] / scene.height * grid, item.box[3] / scene.height * grid, grid)
+            rows.append(row)
+            shares.append((down[:, None] * across[None, :]).flatten())
+            cells.append(cell_of(item.box, scene.size))
+            distances.append(_distance_to_line(item.box, scene))
+    return PointedCells(torch.tensor(rows), torch.stack(shares), torch.tensor(cells), torch.tensor(distances))
+
+
+def _overlap(first: float, last: float, grid: int) -> Tensor:
+    """The share of an interval (in patches) that falls on each of `grid` patches; sums to 1."""
+    starts = torch.arange(grid)
+    covered = ((starts + 1).clamp(max=last) - starts.clamp(min=first)).clamp(min=0)
+    return covered / covered.sum()
+
+
+def _distance_to_line(box: Sequence[float], scene: Scene) -> float:
+    """How far the centre of a box is from the nearest line between two cells, in shares of the picture's side."""
+    x, y = (box[0] + box[2]) / 2 / scene.width, (box[1] + box[3]) / 2 / scene.height
+    return min(abs(v - line / 3) for v in (x, y) for line in (1, 2))
+
+
+def pointed_accuracy(
+    clip: MicroClip, train: WorldPairs, test: WorldPairs, epochs: int = 20, seed: int = 0, progress: bool = True
+) -> CellScores:
+    """Train a linear probe for the cell of an object that is pointed at, and score it on other scenes.
+
+    The probe is one linear map from the mean of the frozen tokens under the object's box (each weighed by how much of
+    the box lies on it) to the nine cells. It is not told which patches these are: place must be *in* the tokens.
+
+    Args:
+        clip: the model; it stays as it is.
+        train, test: scenes with different numbers.
+        epochs: passes over the training objects, 256 at a time, AdamW, cosine.
+        seed: of the probe's parameters and the order.
+        progress: show a bar.
+    """
+    torch.manual_seed(seed)
+    asked, held_out = pointed_cells(train, clip.grid), pointed_cells(test, clip.grid)
+    read, read_held_out = _under_boxes(clip, train, asked), _under_boxes(clip, test, held_out)
+    probe = nn.Linear(clip.width, len(CELLS))
+    optimizer = torch.optim.AdamW(probe.parameters(), lr=1e-2, weight_decay=0.0)
+    batches = -(-len(read) // 256)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * batches)
+    for _ in tqdm(range(epochs), desc="pointed probe", leave=False, disable=not progress):
+        for part in torch.randperm(len(read)).split(256):
+            functional.cross_entropy(probe(read[part]), asked.cells[part]).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+    with torch.no_grad():
+        hits = probe(read_held_out).argmax(1) == held_out.cells
+    return _cell_scores(hits, held_out.cells, held_out.distances)
+
+
+def _under_boxes(clip: MicroClip, pairs: WorldPairs, asked: PointedCells) -> Tensor:
+    """The mean token (Q, width) fp32 under each object's box."""
+    tokens = frozen_patches(clip, pairs.images)
+    return torch.cat(
+        [
+            (shares[:, None] @ tokens[rows].float()).squeeze(1)
+            for rows, shares in zip(asked.rows.split(256), asked.shares.split(256), strict=True)
+        ]
+    )

@@ -105,16 +105,21 @@ def training_scores(names: Sequence[str]) -> pd.DataFrame:
 
 
 def _clip_rows(scores: dict[str, Any]) -> list[tuple[Any, ...]]:
-    scenes, cell = scores["retrieval_scenes"], scores["cell"]["attention"]
+    scenes = scores["retrieval_scenes"]
     presence = float(np.mean(list(scores["zero_shot"].values())))
     nan = float("nan")
-    return [
+    rows = [
         (CLIP_NAME, "picture finds its caption (R@1)", scores["retrieval_at_1"], 1 / scenes, scenes, 0.6),
         (CLIP_NAME, "category present or not (mean area under the ROC)", presence, 0.5, scenes, nan),
-        (CLIP_NAME, "cell of a named object, from patch tokens", cell["accuracy"], cell["majority"], cell["objects"],
-         0.9),
-        (CLIP_NAME, "the same, away from lines between cells", cell["away_from_lines"], cell["majority"], nan, nan),
-    ]  # fmt: skip
+    ]
+    asked = {"pointed": "cell of an object pointed at", "attention": "cell of a named object"}
+    for probe, text in asked.items():
+        cell = scores["cell"][probe]
+        rows += [
+            (CLIP_NAME, f"{text}, from patch tokens", cell["accuracy"], cell["majority"], cell["objects"], 0.9),
+            (CLIP_NAME, "the same, away from lines between cells", cell["away_from_lines"], cell["majority"], nan, nan),
+        ]
+    return rows
 
 
 def _resampler_rows(name: str, scores: dict[str, Any]) -> list[tuple[Any, ...]]:
@@ -136,7 +141,7 @@ def _resampler_rows(name: str, scores: dict[str, Any]) -> list[tuple[Any, ...]]:
 
 
 def position_control(model: Any, scenes: int, seed: int = 0) -> pd.DataFrame:
-    """Probe the frozen patch tokens of a micro model's eye for the cell of a named object, on fresh scenes.
+    """Probe the frozen patch tokens of a micro model's eye for the cell of an object, on fresh scenes.
 
     Args:
         model: a probed micro resampler; any other has no micro-CLIP and gives an empty table.
@@ -144,16 +149,20 @@ def position_control(model: Any, scenes: int, seed: int = 0) -> pd.DataFrame:
         seed: of the probe.
 
     Returns:
-        One row: cell right, away from lines between cells, commonest cell, category of a patch right (all 0..1), number
-        of objects; see `seewhere.models.position_probe`.
+        A row for objects pointed at by their boxes and one for named objects: cell right, away from lines between
+        cells, commonest cell, category of a patch right (all 0..1), number of objects; see
+        `seewhere.models.position_probe`.
     """
-    columns = ["cell", "away from lines", "commonest cell", "category of a patch", "objects"]
+    columns = ["object", "cell", "away from lines", "commonest cell", "category of a patch", "objects"]
     clip = getattr(getattr(model, "resampler", None), "clip", None)
     if not isinstance(clip, MicroClip) or not scenes:
         return pd.DataFrame(columns=columns)
     train = load_pairs(FIRST_SCENE - scenes, scenes, clip.side, "train")
     test = load_pairs(0, max(scenes // 3, 8), clip.side, "val")
     names = [category.name for category in load_sprites().coco]
-    found = position_probe.cell_accuracy(clip, train, test, names, seed=seed)
-    row = (found.accuracy, found.away_from_lines, found.majority, found.what, found.objects)
-    return pd.DataFrame([row], columns=columns)
+    found = {
+        "pointed at": position_probe.pointed_accuracy(clip, train, test, seed=seed),
+        "named": position_probe.cell_accuracy(clip, train, test, names, seed=seed),
+    }
+    rows = [(kind, f.accuracy, f.away_from_lines, f.majority, f.what, f.objects) for kind, f in found.items()]
+    return pd.DataFrame(rows, columns=columns)
