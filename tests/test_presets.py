@@ -1,8 +1,10 @@
 import re
+from inspect import signature
 from pathlib import Path
 
 import pytest
 from seewhere import presets
+from seewhere.probing.compact import compress
 
 NOTEBOOKS = ("00_tour", "01_probing_resamplers", "02_llm_wrapper")
 
@@ -78,3 +80,27 @@ def test_a_preset_file_that_lacks_a_value_is_refused(tmp_path: Path, monkeypatch
             presets.load("smoke")
     finally:
         presets._tables.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["smoke", "quick", "full"])
+@pytest.mark.parametrize("kind", ["qformer", "instruct"])
+@pytest.mark.parametrize("task", ["rec", "vsr", "rcm"])
+def test_frozen_probes_are_not_stinted_against_unfrozen_ones(name: str, kind: str, task: str) -> None:
+    preset = presets.load(name, "01")
+    frozen, unfrozen = (preset[f"{task}_{kind}_{arm}"] for arm in ("frozen", "unfrozen"))
+    further = signature(compress).parameters["epochs"].default  # shipped arms go on at their rank
+    assert frozen["epochs"] >= unfrozen["epochs"] + (further if name == "quick" else 0)
+    if task == "rcm" and name != "smoke":
+        assert preset.rcm_patience < frozen["epochs"]  # or it could never end a training
+
+
+@pytest.mark.parametrize("name", ["quick", "full"])
+@pytest.mark.parametrize("kind", ["qformer", "instruct"])
+def test_what_is_said_to_be_searched_values_is(name: str, kind: str) -> None:
+    preset = presets.load(name, "01")
+    for task in ("rec", "vsr", "rcm"):
+        start = preset[f"{task}_{kind}_frozen"]
+        low, high = preset.search_learning_rates
+        assert low <= start["learning_rate"] <= high
+        assert start["epochs"] in preset[f"search_{task}_epochs"]
+        assert {start["l1"], start["giou"]} <= set(preset.search_loss_weights) if task == "rec" else True

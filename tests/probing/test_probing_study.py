@@ -1,11 +1,12 @@
 """The study as the notebook runs it, on small models that really look."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from seewhere import presets, storage
-from seewhere.probing import arms, experiments, study, verdicts
-from seewhere.probing.training import ProbeSettings
+from seewhere.probing import arms, experiments, study, tasks, training, verdicts
 from tiny import TinyEncoded, make_task
 
 FAST = {"learning_rate": 1e-2, "epochs": 2}
@@ -15,9 +16,9 @@ FAST = {"learning_rate": 1e-2, "epochs": 2}
 def main(tmp_path, monkeypatch):
     monkeypatch.setenv("SEEWHERE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(study, "SHIPPED", tmp_path / "shipped")
-    tasks = {"rec": make_task(tmp_path / "boxes", "box"), "vsr": make_task(tmp_path / "statements", seed=1)}
+    made = {"rec": make_task(tmp_path / "boxes", "box"), "vsr": make_task(tmp_path / "statements", seed=1)}
     settings = presets.with_changes(presets.load("smoke", "01"), seeds=[0, 1])
-    return study.Study(settings, tasks, {"tiny": TinyEncoded()}, [0, 1])
+    return study.Study(settings, made, {"tiny": TinyEncoded()}, [0, 1])
 
 
 def test_frozen_probes_are_those_of_the_single_arm_in_one_process_and_in_two(main):
@@ -36,12 +37,22 @@ def test_earlier_layers_and_seeds_of_ones_own(main):
     assert set(table.layer) == {"early"} and set(table.seed) == {7}
 
 
-def ship(main, seed, source="drawn"):
+def ship(main, seed, **facts):
+    """Train an arm with the study's own settings, three epochs of them, and ship it."""
+    changed = {**main.settings.vsr_qformer_unfrozen, "epochs": 3}
+    main.settings = presets.with_changes(main.settings, vsr_qformer_unfrozen=changed)
     model = main.models["tiny"]
-    settings = ProbeSettings(learning_rate=1e-2, epochs=3, batch=16, seed=seed)
+    settings = main.probe_settings("vsr", model, "unfrozen", seed=seed)
     arm = experiments.unfrozen_arm(main.tasks["vsr"], model, settings, [seed], progress=False)
-    arms.save_arm(arm.fitted[seed], study.SHIPPED / f"vsr-tiny-{seed}", model, {"source": source})
+    about = {**arms.facts_of(main.tasks["vsr"]), **facts}
+    arms.save_arm(arm.fitted[seed], study.SHIPPED / f"vsr-tiny-{seed}", model, about)
     return arm.table
+
+
+def shipped(main, model=None, **changes):
+    model = model or main.models["tiny"]
+    settings = main.probe_settings("vsr", model, "unfrozen", **{"seed": 0, **changes})
+    return study.shipped_arm(main.tasks["vsr"], model, settings)
 
 
 def test_shipped_arms_are_scored_and_missing_ones_are_trained_under_the_first_seed_alone(main):
@@ -57,20 +68,65 @@ def test_shipped_arms_are_scored_and_missing_ones_are_trained_under_the_first_se
     assert record["metric"] == "gap" and record["setting"]["task"] == "vsr" and record["n"] == 2 * 24
 
 
-def test_an_arm_from_other_data_or_weights_is_not_used(main):
-    ship(main, 0, source="elsewhere")
-    assert study.shipped_arm(main.tasks["vsr"], main.models["tiny"], 0) is None
+def test_an_arm_of_other_data_weights_or_settings_is_not_used_and_the_reason_is_told(main):
     ship(main, 0)
-    assert study.shipped_arm(main.tasks["vsr"], main.models["tiny"], 0) is not None
-    assert study.shipped_arm(main.tasks["vsr"], TinyEncoded(seed=1), 0) is None
-    assert study.shipped_arm(main.tasks["rec"], main.models["tiny"], 0) is None
+    assert shipped(main) == (study.SHIPPED / "vsr-tiny-0", "")
+    assert shipped(main, seed=1) == (None, "")  # none ships
+    assert shipped(main, epochs=4, learning_rate=0.5) == (None, "it was trained with learning_rate 0.005, epochs 3")
+    folder, why = shipped(main, TinyEncoded(seed=1))
+    assert folder is None and "other weights" in why
+    whole = main.tasks["vsr"]
+    fewer = {**whole.splits, "train": whole.splits["train"][1:]}  # the same data set, another draw
+    main.tasks = {**main.tasks, "vsr": replace(whole, splits=fewer)}
+    assert shipped(main) == (None, "it was trained on other examples")
+    main.unfrozen(["tiny"], ["vsr"])
+    assert main.origins["vsr tiny 0"].endswith("(the shipped arm is left out: it was trained on other examples)")
+    main.tasks = {**main.tasks, "vsr": whole}
+    ship(main, 0, source="elsewhere")
+    assert shipped(main) == (None, "it is of elsewhere")
+
+
+def test_a_target_that_differs_makes_other_examples(main):
+    examples = main.tasks["vsr"].splits["train"]
+    turned = [replace(examples[0], target=(1 - examples[0].target[0],)), *examples[1:]]
+    assert tasks.examples_hash(turned) != tasks.examples_hash(examples) == tasks.examples_hash(list(examples))
+
+
+def test_unfrozen_trainings_are_kept_and_go_on_where_they_were_killed(main, monkeypatch):
+    class KilledError(BaseException):
+        pass
+
+    changed = {**main.settings.vsr_qformer_unfrozen, "epochs": 3}
+    main.settings = presets.with_changes(main.settings, unfrozen="train", vsr_qformer_unfrozen=changed)
+    main.seeds = [0]
+    begun = []
+
+    def count(run, limit):
+        begun.append(run.epoch)
+        if len(begun) > limit:
+            raise KilledError
+        return one_epoch(run)
+
+    one_epoch = training._Run.one_epoch
+    monkeypatch.setattr(training._Run, "one_epoch", lambda run: count(run, 2))
+    with pytest.raises(KilledError):
+        main.unfrozen(["tiny"], ["vsr"])
+    monkeypatch.setattr(training._Run, "one_epoch", lambda run: count(run, 99))
+    table = main.unfrozen(["tiny"], ["vsr"])
+    assert begun == [0, 1, 2, 2]  # the third was cut off; nothing finished was done again
+    assert len(main.histories["vsr", "tiny", 0]) == 3
+    pd.testing.assert_frame_equal(main.unfrozen(["tiny"], ["vsr"]), table)
+    assert len(begun) == 4  # a finished one is read
+    main.models = {"tiny": TinyEncoded(seed=1)}
+    main.unfrozen(["tiny"], ["vsr"])
+    assert begun[4:] == [0, 1, 2]  # other weights, another training
 
 
 def test_everything_is_trained_where_the_preset_says_so(main):
     ship(main, 0)
     main.settings = presets.with_changes(main.settings, unfrozen="train")
     table = main.unfrozen(["tiny"], ["vsr"])
-    assert set(table.seed) == {0, 1} and set(main.origins.values()) == {"trained here for 1 epochs"}
+    assert set(table.seed) == {0, 1} and set(main.origins.values()) == {"trained here for 3 epochs"}
     before = storage.read_json(study.SHIPPED / "vsr-tiny-0" / arms.ABOUT)["started_from"]
     assert main.models["tiny"].weights_hash == before  # the given model stays as it is
 

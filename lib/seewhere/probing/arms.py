@@ -2,8 +2,8 @@
 
 A folder holds ``model.safetensors`` (the probe, and in half precision the parameters of the resampler that training
 changed; what was frozen is not repeated; of an arm held at a low rank, see `seewhere.probing.compact`, the factors of
-each matrix' change in eight bits) and ``arm.json`` (task, settings, scores, and the hash of the weights that
-training began from).
+each matrix' change in eight bits) and ``arm.json`` (task, settings, scores, the hash of the weights that training
+began from, and that of the examples it read).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from seewhere import storage
 from seewhere.probing import compact
 from seewhere.probing.heads import Probe
 from seewhere.probing.protocols import Resampler, TrainableResampler
-from seewhere.probing.training import Fitted
+from seewhere.probing.tasks import Task, examples_hash
+from seewhere.probing.training import Fitted, ProbeSettings
 
 WEIGHTS, ABOUT = "model.safetensors", "arm.json"
 SIDES = ("left", "right")
@@ -76,6 +77,27 @@ def save_arm(
         (work / WEIGHTS).chmod(0o644)
         storage.atomic_write_json(work / ABOUT, content)
     return target
+
+
+def facts_of(task: Task) -> dict[str, str]:
+    """Return what an arm must know of its data, for ``about`` of `save_arm`: task, name of the data, examples' hash."""
+    return {"task": task.name, "source": task.source, "train_hash": examples_hash(task.splits["train"])}
+
+
+def misfit(folder: Path | str, task: Task, model: Resampler, settings: ProbeSettings) -> str:
+    """Return why a saved arm is not the one that training here would give; "" where it is.
+
+    Compared are the weights it began from, the training examples and every setting, the seed included.
+    """
+    about = storage.read_json(Path(folder) / ABOUT)
+    if about["started_from"] != model.weights_hash:
+        return f"it began from other weights of {about['resampler']}"
+    for name, value in facts_of(task).items():
+        if about.get(name) != value:
+            return "it was trained on other examples" if name == "train_hash" else f"it is of {about.get(name)}"
+    here = asdict(settings)
+    changed = [f"{name} {about['settings'].get(name)}" for name in here if about["settings"].get(name) != here[name]]
+    return f"it was trained with {', '.join(changed)}" if changed else ""
 
 
 def load_arm(folder: Path | str, model: Resampler) -> tuple[Probe, Resampler, dict[str, Any]]:

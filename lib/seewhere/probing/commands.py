@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from seewhere.probing import compact, controls, experiments
     from seewhere.probing.adapter import load_probed
-    from seewhere.probing.arms import save_arm
+    from seewhere.probing.arms import facts_of, save_arm
     from seewhere.probing.settings import settings_of, sizes_of, space_of
     from seewhere.probing.tasks import load_task
     from seewhere.probing.training import predict
@@ -113,8 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not accelerator.is_main_process:
         return 0
     scores = {
-        "task": task.name,
-        "source": task.source,
+        **facts_of(task),
         "resampler": model.name,
         "arm": arguments.arm,
         "seed": arguments.seed,

@@ -120,7 +120,7 @@ def _arm(
             task,
             sources,
             settings.changed(seed=seed),
-            folder=None if folder is None else folder / f"{task.name}-{name}-{arm}-{seed}".replace("/", "-"),
+            folder=None if folder is None else folder_of(folder, task, name, arm, seed),
             progress=progress,
             description=f"{task.name}, {name} {arm}, seed {seed}",
         )
@@ -128,6 +128,11 @@ def _arm(
         outputs = predict(fitted[seed].probe, sources["test"])
         tables.append(controls.predictions(task, outputs, "test", **columns))
     return Arm(pd.concat(tables, ignore_index=True), fitted)
+
+
+def folder_of(folder: Path, task: Task, name: str, arm: str, seed: int) -> Path:
+    """Return where one training of an arm keeps its state."""
+    return folder / f"{task.name}-{name}-{arm}-{seed}".replace("/", "-")
 
 
 def _fit(task: Task, sources: Mapping[str, Any], settings: ProbeSettings, **options: Any) -> Fitted:

@@ -6,9 +6,11 @@ are few and costly: those that ship with the package are loaded, others are trai
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from seewhere import storage
 from seewhere.presets import Preset
 from seewhere.probing import arms, controls, experiments
 from seewhere.probing.features import cached_encodings
@@ -26,7 +29,7 @@ from seewhere.probing.micro_models import UNTRAINED
 from seewhere.probing.protocols import EncodedResampler, Resampler, TrainableResampler
 from seewhere.probing.settings import settings_of, sizes_of, space_of
 from seewhere.probing.sources import FrozenTokens, TrainedTokens
-from seewhere.probing.tasks import SPLITS, Task, load_task
+from seewhere.probing.tasks import SPLITS, Task, data_hash, examples_hash, load_task
 from seewhere.probing.training import Fitted, ProbeSettings, fit, predict
 from seewhere.probing.verdicts import Origin
 
@@ -126,38 +129,46 @@ class Study:
     def unfrozen(self, models: Sequence[str], tasks: Sequence[str] = tuple(DATA)) -> pd.DataFrame:
         """Return test predictions of resamplers that were trained along with their probe.
 
-        Arms that ship are loaded. Where the preset says ``unfrozen = "train"`` every seed's is trained here at full
-        length; else, where none ships, the first seed's alone, for ``live_unfrozen_epochs``.
+        Arms that ship are loaded, if weights, examples and settings are these (see `arms.misfit`). Where the preset
+        says ``unfrozen = "train"`` every seed's is trained here at full length; else, where none ships that fits, the
+        first seed's alone, for ``live_unfrozen_epochs``. What is trained here is kept below `storage.runs_home`, so a
+        training that was killed goes on where it was, and a finished one is read.
         """
         tables = []
-        for task_name, model_name in product(tasks, models):
+        whole = self.settings.unfrozen == "train"
+        for (task_name, model_name), seed in product(product(tasks, models), self.seeds):
             model = self.models[model_name]
-            for seed in self.seeds:
-                folder = shipped_arm(self.tasks[task_name], model, seed)
-                if self.settings.unfrozen == "train" or (folder is None and seed == self.seeds[0]):
-                    tables.append(self._train(task_name, model, seed, self.settings.unfrozen == "train"))
-                elif folder is not None:
-                    tables.append(self._load(task_name, model, seed, folder))
+            settings = self.probe_settings(task_name, model, experiments.UNFROZEN, seed=seed)
+            folder, why = shipped_arm(self.tasks[task_name], model, settings)
+            if whole or (folder is None and seed == self.seeds[0]):
+                tables.append(self._train(task_name, model, settings, whole, "" if whole else why))
+            elif folder is not None:
+                tables.append(self._load(task_name, model, seed, folder))
         return pd.concat(tables, ignore_index=True)
 
     def live(self, task: str, model: str, epochs: int | None = None) -> Fitted:
         """Train the first seed's unfrozen arm for some epochs (None: ``live_unfrozen_epochs``), and return it."""
-        probed = self.models[model]
+        probed, seed = self.models[model], self.seeds[0]
         length = self.settings.live_unfrozen_epochs if epochs is None else epochs
-        settings = self.probe_settings(task, probed, experiments.UNFROZEN, epochs=length, seed=self.seeds[0])
-        return experiments.unfrozen_arm(self.tasks[task], probed, settings, (self.seeds[0],)).fitted[self.seeds[0]]
+        settings = self.probe_settings(task, probed, experiments.UNFROZEN, epochs=length, seed=seed)
+        folder = state_folder(self.tasks[task], probed, settings)
+        return experiments.unfrozen_arm(self.tasks[task], probed, settings, (seed,), folder=folder).fitted[seed]
 
-    def _train(self, task: str, model: TrainableResampler, seed: int, whole: bool) -> pd.DataFrame:
-        settings = self.probe_settings(task, model, experiments.UNFROZEN)
+    def _train(
+        self, task: str, model: TrainableResampler, settings: ProbeSettings, whole: bool, why: str
+    ) -> pd.DataFrame:
+        data, seed = self.tasks[task], settings.seed
         if not whole:
             settings = settings.changed(epochs=self.settings.live_unfrozen_epochs)
-        sources = experiments.unfrozen_sources(self.tasks[task], model)
-        data = self.tasks[task]
+        sources = experiments.unfrozen_sources(data, model)
+        place = state_folder(data, model, settings)
         fitted = fit(
-            sources["train"], data.targets("train"), sources["validation"], data.targets("validation"),
-            settings.changed(seed=seed), description=f"{task}, {model.name} unfrozen, seed {seed}",
+            sources["train"], data.targets("train"), sources["validation"], data.targets("validation"), settings,
+            folder=experiments.folder_of(place, data, model.name, experiments.UNFROZEN, seed),
+            description=f"{task}, {model.name} unfrozen, seed {seed}",
         )  # fmt: skip
-        self.origins[f"{task} {model.name} {seed}"] = f"trained here for {settings.epochs} epochs"
+        reason = f" (the shipped arm is left out: {why})" if why else ""
+        self.origins[f"{task} {model.name} {seed}"] = f"trained here for {settings.epochs} epochs{reason}"
         self.histories[task, model.name, seed] = fitted.history
         return self._table(task, fitted.probe, sources["test"], model, seed)
 
@@ -243,14 +254,32 @@ def metrics_of(table: pd.DataFrame) -> dict[str, float]:
     return {", ".join(map(str, key)): float(value) for key, value in means.items()}
 
 
-def shipped_arm(task: Task, model: Resampler, seed: int, root: Path | None = None) -> Path | None:
-    """Return the folder of a shipped unfrozen arm that was trained on this data set from these weights, or None."""
-    folder = (root or SHIPPED) / f"{task.name}-{model.name}-{seed}".replace("/", "-")
+def shipped_arm(
+    task: Task, model: Resampler, settings: ProbeSettings, root: Path | None = None
+) -> tuple[Path | None, str]:
+    """Return the folder of the shipped unfrozen arm that training with these settings would give, or None and why.
+
+    The reason is empty where nothing ships under that name.
+    """
+    folder = (root or SHIPPED) / f"{task.name}-{model.name}-{settings.seed}".replace("/", "-")
     if not (folder / arms.ABOUT).is_file():
-        return None
-    about = arms.storage.read_json(folder / arms.ABOUT)
-    fits = about["started_from"] == model.weights_hash and about.get("source") == task.source
-    return folder if fits else None
+        return None, ""
+    why = arms.misfit(folder, task, model, settings)
+    return (None, why) if why else (folder, "")
+
+
+def state_folder(task: Task, model: Resampler, settings: ProbeSettings) -> Path:
+    """Return where an unfrozen training of this study keeps its state: another weight, example or setting, another."""
+    facts = {
+        "settings": asdict(settings),
+        "weights": model.weights_hash,
+        "mixed precision": bool(getattr(model, "bf16", False)),
+        "train": data_hash(task.splits["train"]),
+        "validation": data_hash(task.splits["validation"]),
+        "targets": [examples_hash(task.splits[split]) for split in ("train", "validation")],
+    }
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return storage.runs_home() / "unfrozen-arms" / digest[:16]
 
 
 def can_answer(model: Any) -> bool:
