@@ -1,17 +1,19 @@
 """The four arms on a tiny model: what each is asked, that a stopped run goes on, and what ships."""
 
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from seewhere import storage
 from seewhere.pixels import arms, readers, segmentation
 from seewhere.pixels.arms import ARMS, ArmSettings
-from seewhere.pixels.training import STAGES
+from seewhere.pixels.recipe import TRAINING, load
 
 
 def test_what_is_left_out_is_not_replaced() -> None:
-    settings = ArmSettings(stages=(400, 1000, 400))
+    settings = ArmSettings(recipe=load().with_steps({"1": 400, "2": 1000, "frozen": 1000, "3": 400}))
     recipes = {arm: arms.stage_settings(arm, settings) for arm in ARMS}
     for number, stage in enumerate(("1", "2", "3")):
         full = recipes["both"][number]
@@ -23,23 +25,30 @@ def test_what_is_left_out_is_not_replaced() -> None:
                 asked = recipe.steps * recipe.mixture[task] / sum(recipe.mixture.values())
                 wanted = full.steps * full.mixture[task] / sum(full.mixture.values())
                 assert asked == pytest.approx(wanted, rel=0.01), (arm, stage, task)
-    assert recipes["both"][1].mixture == STAGES["2"]["mixture"] and recipes["both"][1].steps == 1000
+    stages = settings.recipe.stages
+    assert recipes["both"] == [stages["1"], stages["2"], stages["3"]]
+    assert recipes["pixels"] == [stages["1"], stages["frozen"], stages["3"]]
+    assert settings.starts == ()
+    # Nothing else tells the arms apart.
+    apart = {"adapt", "steps", "mixture", "textures", "frames"}
+    for number in range(3):
+        kept = [{k: v for k, v in asdict(recipes[arm][number]).items() if k not in apart} for arm in ARMS]
+        assert all(values == kept[0] for values in kept)
     with pytest.raises(ValueError, match="unknown arm"):
         arms.stage_settings("most", settings)
 
 
 @pytest.fixture
 def settings() -> ArmSettings:
-    return ArmSettings(
-        stages=(1, 1, 1), starts=(), tuning=1, images=2, scenes=6, references=3, styles=("world",), world_preset="smoke"
-    )
+    small = load().changed(images=2, scenes=6, textures=2, frames=0, colour_questions=4, bf16=False)
+    steps = small.with_steps({"1": 1, "2": 1, "3": 1, "frozen": 1}, tuning=1)
+    return ArmSettings(recipe=steps, references=3, styles=("world",), world_preset="smoke")
 
 
 def test_arms_are_made_asked_and_gone_on_with(
     settings: ArmSettings, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = readers.tiny_reader().model
-    monkeypatch.setattr(arms, "PixelSettings", _few_textures(arms.PixelSettings))
     table = arms.run_all(settings, tmp_path / "runs", ("both", "neither"), (0, 1), first, progress=False)
     assert table.groupby(["system", "seed"]).size().to_dict() == {
         (a, s): 6 for a in ("both", "neither") for s in (0, 1)
@@ -55,19 +64,12 @@ def test_arms_are_made_asked_and_gone_on_with(
     monkeypatch.setattr(arms, "train", again)
     same = arms.run_all(settings, tmp_path / "runs", ("both", "neither"), (0, 1), first, progress=False)
     pd.testing.assert_frame_equal(same, table)
-    other = ArmSettings(**{**{k: getattr(settings, k) for k in settings.__slots__}, "tuning": 2})
+    other = replace(settings, recipe=settings.recipe.with_steps({}, tuning=2))
     with pytest.raises(ValueError, match="other settings"):
         arms.run_all(other, tmp_path / "runs", ("both",), (0,), first, progress=False)
 
 
-def _few_textures(original: type) -> object:
-    return lambda **values: original(**{**values, "textures": min(2, values.get("textures", 2)), "colour_questions": 4})
-
-
-def test_only_adapted_arms_change_the_encoder(
-    settings: ArmSettings, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(arms, "PixelSettings", _few_textures(arms.PixelSettings))
+def test_only_adapted_arms_change_the_encoder(settings: ArmSettings, home: Path, tmp_path: Path) -> None:
     for arm in ("adaptation", "pixels"):
         first = readers.tiny_reader().model
         before = first.vision.embeddings.patch_embedding.weight.detach().clone().half()
@@ -87,11 +89,29 @@ def test_the_shipped_table_and_its_card(tmp_path: Path) -> None:
     folder = tmp_path / "runs"
     folder.mkdir()
     pd.DataFrame(rows).to_csv(folder / arms.TABLE, index=False)
-    arms._check_same(folder, {"settings": arms.asdict(ArmSettings()), "tuning": {}, "data": {}})
+    arms._check_same(folder, {"settings": asdict(ArmSettings()), "data": {}})
     target = arms.ship(folder, tmp_path / "package")
     found = arms.shipped(target)
     assert list(found.columns) >= ["system"] and len(found) == 48
     text = (target / arms.CARD).read_text()
     assert "| both | 70.0 [70.0, 70.0] |" in text and "4 references, seeds 0, 1, 2" in text
-    assert "350+520+90" in arms.origin(target) and arms.shipped_hash(target)
+    assert "600+1500+300" in arms.origin(target) and "Learning rates 0.0015, 0.0015, 0.0015 in the stages" in text
+    assert arms.shipped_hash(target)
     assert arms.shipped(tmp_path).empty and arms.origin(tmp_path) == "" and arms.shipped_hash(tmp_path) == {}
+
+
+def test_a_given_start_has_to_come_from_the_same_recipe(settings: ArmSettings, home: Path, tmp_path: Path) -> None:
+    given = tmp_path / "run" / "model"
+    readers.tiny_reader().model.write(given)
+    elsewhere = replace(settings, starts=(("pixels", f"{given}@2"),))
+    with pytest.raises(ValueError, match="cannot stand for a training under this recipe"):
+        arms.start_of("pixels", elsewhere, tmp_path / "arms", progress=False)
+    first = asdict(settings.recipe.stages["1"])
+    for rate, fits in ((1.0, False), (first["learning_rate"], True)):
+        storage.atomic_write_json(tmp_path / "run" / TRAINING, {"settings": {**first, "learning_rate": rate}})
+        if fits:
+            made = arms.start_of("pixels", elsewhere, tmp_path / "arms", progress=False)
+            assert made.name and not (tmp_path / "arms" / "with-pixels-stage1").exists()
+        else:
+            with pytest.raises(ValueError, match=r"trained by another recipe: learning_rate 1.0 instead of"):
+                arms.start_of("pixels", elsewhere, tmp_path / "arms", progress=False)

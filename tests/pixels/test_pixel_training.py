@@ -13,14 +13,16 @@ from seewhere.models.micro_clip import MicroClip, build_model
 from seewhere.models.micro_text import world_tokenizer
 from seewhere.models.minigpt import MiniGPT
 from seewhere.models.world_pairs import WorldPairs, square
-from seewhere.pixels import history, mixture, prompts
+from seewhere.pixels import history, mixture, pictures, prompts
 from seewhere.pixels.commands import train
 from seewhere.pixels.pictures import textures, world_pictures
 from seewhere.pixels.reader import PixelReader
-from seewhere.pixels.training import STAGES, PixelSettings, PixelTraining, bells, recoloured
+from seewhere.pixels.recipe import PixelSettings, load
+from seewhere.pixels.training import PixelTraining, bells, other_pictures, recoloured
 from seewhere.world.render import visible_masks
 from seewhere.world.sprites import load_sprites
 
+STAGES = load().stages
 SMALL = PixelSettings(
     steps=3, images=4, colour_questions=5, mask_questions=6, word_questions=2, textures=3, learning_rate=1e-3
 )
@@ -58,8 +60,8 @@ def test_shares_of_pictures_are_exact_over_many_steps() -> None:
         with pytest.raises(ValueError, match="expected shares 0 or more of colour, mask"):
             mixture.check_mixture(wrong)
     for stage in STAGES.values():
-        mixture.check_mixture(stage["mixture"])
-        assert sum(stage["mixture"].values()) == pytest.approx(1)
+        mixture.check_mixture(stage.mixture)
+        assert sum(stage.mixture.values()) == pytest.approx(1)
 
 
 def test_masks_asked_for_are_those_of_the_object_that_the_phrase_names() -> None:
@@ -78,7 +80,7 @@ def test_masks_asked_for_are_those_of_the_object_that_the_phrase_names() -> None
 def test_questions_in_words_end_and_fit(folder: Path) -> None:
     model = MiniGPT.load(folder)
     (_, scene), *_ = world_pictures(1, "train", seed=6)
-    found = mixture.words_samples(model, scene, STAGES["1"]["mixture"], 20, Random(0), longest=30)
+    found = mixture.words_samples(model, scene, STAGES["1"].mixture, 20, Random(0), longest=30)
     assert len(found) == 20 and all(len(sample) <= 30 for sample in found)
     assert all(sample.answer[-1] == model.tokenizer.eos_token_id for sample in found)
     kinds = {model.tokenizer.decode([sample.prompt[1]]).split("]")[0] for sample in found}
@@ -89,7 +91,7 @@ def test_questions_in_words_end_and_fit(folder: Path) -> None:
 
 
 def test_a_stopped_run_ends_where_a_whole_one_does(folder: Path, scenes: WorldPairs, tmp_path: Path) -> None:
-    settings = dataclasses.replace(SMALL, **STAGES["2"])
+    settings = dataclasses.replace(SMALL, adapt=STAGES["2"].adapt, mixture=STAGES["2"].mixture)
     before = MiniGPT.load(folder)
     whole = PixelTraining(settings, tmp_path / "whole", scenes, model=MiniGPT.load(folder))
     whole.run(progress=False)
@@ -110,7 +112,7 @@ def test_a_stopped_run_ends_where_a_whole_one_does(folder: Path, scenes: WorldPa
 def test_the_encoder_stays_as_it_is_where_a_stage_freezes_it(
     stage: str, folder: Path, scenes: WorldPairs, tmp_path: Path
 ) -> None:
-    settings = dataclasses.replace(SMALL, **STAGES[stage], steps=1)
+    settings = dataclasses.replace(SMALL, adapt=STAGES[stage].adapt, mixture=STAGES[stage].mixture, steps=1)
     training = PixelTraining(settings, tmp_path, scenes, model=MiniGPT.load(folder))
     first = MiniGPT.load(folder).vision.state_dict()
     training.run(progress=False)
@@ -176,3 +178,33 @@ def test_boxes_and_masks_lie_in_the_picture(folder: Path) -> None:
     assert grid.shape == (64, 64) and (grid[:32, :32] > 0).all() and not grid[32:].any() and not grid[:, 32:].any()
     with pytest.raises(ValueError, match="2 pictures but 1 phrases"):
         reader.find_boxes([image, image], ["dog"])
+
+
+def test_games_that_are_not_there_are_left_out_and_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from seewhere.pixels import training
+
+    def frames(game: str, count: int, seed: int, side: int) -> np.ndarray:
+        if game == "CarRacing":
+            raise ImportError("CarRacing is not installed")
+        return np.zeros((count, side, side, 3), np.uint8)
+
+    monkeypatch.setattr(training.sources, "kept_frames", frames)
+    found = other_pictures(dataclasses.replace(SMALL, textures=2, frames=3))
+    assert {name: len(images) for name, images in found.items()} == {"textures": 2, "SpaceInvaders": 3}
+    assert "CarRacing: no frames among the pictures to train on" in capsys.readouterr().out
+    assert list(other_pictures(SMALL)) == ["textures"]
+
+
+def test_frames_are_played_once_and_then_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    played: list[str] = []
+
+    def game_frames(game: str, count: int, seed: int) -> list[Image.Image]:
+        played.append(game)
+        return [Image.new("RGB", (96, 96), (10 * n, 0, 0)) for n in range(count)]
+
+    monkeypatch.setattr(pictures, "game_frames", game_frames)
+    first, again = (pictures.kept_frames("CarRacing", 3, 0, 32) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert first.shape == (3, 32, 32, 3) and first[2, 0, 0, 0] == 20 and played == ["CarRacing"]

@@ -2,7 +2,8 @@
 
 Four models that differ in their pre-training only, each fine-tuned for boxes and masks under several seeds, and asked
 about the same references. What is left out is left out and not replaced: an arm without pixel questions is asked as
-many questions of every other kind, in correspondingly fewer steps.
+many questions of every other kind, in correspondingly fewer steps. Everything else is one recipe
+(`seewhere.pixels.recipe`): the same pictures, mixtures, rates and seeds of pre-training.
 
 ``seewhere train segmentation`` makes all of it and can be stopped at any time; what it has found lies in a table that
 ships with the package, because twelve fine-tuned models do not.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ import pandas as pd
 
 from seewhere import datasets, storage
 from seewhere.models.minigpt import SETTINGS_FILE, MiniGPT
-from seewhere.models.registry import load_minigpt
 from seewhere.pixels import segmentation
+from seewhere.pixels.commands import add_recipe_arguments
 from seewhere.pixels.reader import PixelReader
-from seewhere.pixels.training import STAGES, PixelSettings, PixelTraining
+from seewhere.pixels.recipe import PixelSettings, Recipe, check_made, load
+from seewhere.pixels.training import PixelTraining
 from seewhere.world import export
 
 ARMS = ("both", "pixels", "adaptation", "neither")
@@ -31,8 +33,6 @@ WITH_PIXELS, ADAPTED = ("both", "pixels"), ("both", "adaptation")
 TABLE, ABOUT, CARD = "predictions.csv", "arms.json", "README.md"
 COMMAND = "seewhere train segmentation"
 SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "micro-segmentation"
-TUNING = {"refer": 0.3, "mask": 0.7}
-"""Share of the pictures; the paper fine-tunes on batches of 24 boxes to 64 pixels."""
 KEPT = (
     "system",
     "seed",
@@ -59,74 +59,44 @@ class ArmSettings:
     """How the arms are made.
 
     Attributes:
-        stages: steps of the three stages, as the arms *with* pixel questions have them.
-        starts: (arm, name or folder of a model whose stages are done); with "@3" behind it, stage 3 is still to come.
-            Arms without one are trained from stage 1.
-        tuning: steps of fine-tuning.
-        images: pictures in a step.
-        learning_rate, tuning_rate: of the stages, and of fine-tuning.
-        scenes: training scenes.
+        recipe: stages and fine-tuning, the same for all arms.
+        starts: (arm, folder of a model whose stages are done under this very recipe); with "@3" behind it, stage 3 is
+            still to come. Arms without one, by default all of them, are trained from stage 1.
         references: for each style of the world.
         styles: data sets that references are drawn from.
         world_preset: build of the world.
-        bf16: mixed precision.
     """
 
-    stages: tuple[int, int, int] = (350, 520, 90)
-    starts: tuple[tuple[str, str], ...] = (("both", "micro-pixels-stage3"), ("pixels", "micro-pixels-frozen@3"))
-    tuning: int = 300
-    images: int = 8
-    learning_rate: float = 2e-3
-    tuning_rate: float = 5e-4
-    scenes: int = 12_000
+    recipe: Recipe = field(default_factory=load)
+    starts: tuple[tuple[str, str], ...] = ()
     references: int = 100
     styles: tuple[str, ...] = ("world", "world+", "worldg")
     world_preset: str = "quick"
-    bf16: bool = False
 
 
-def stage_settings(arm: str, settings: ArmSettings, seed: int = 0) -> list[PixelSettings]:
-    """The recipes of an arm's three stages.
+def stage_settings(arm: str, settings: ArmSettings) -> list[PixelSettings]:
+    """The settings of an arm's three stages.
 
     Raises:
         ValueError: unknown arm.
     """
     if arm not in ARMS:
         raise ValueError(f"unknown arm {arm!r}; expected one of {', '.join(ARMS)}")
-    found = []
-    for steps, stage in zip(settings.stages, ("1", "2", "3"), strict=True):
-        mixture = dict(STAGES[stage]["mixture"])
-        if arm not in WITH_PIXELS:
-            steps = max(1, round(steps * (1 - mixture.pop("colour") / sum(STAGES[stage]["mixture"].values()))))
-        found.append(
-            PixelSettings(
-                adapt=bool(STAGES[stage]["adapt"]) and arm in ADAPTED,
-                steps=steps,
-                images=settings.images,
-                mixture=mixture,
-                learning_rate=settings.learning_rate,
-                seed=seed,
-                bf16=settings.bf16,
-                scenes=settings.scenes,
-                textures=PixelSettings().textures if arm in WITH_PIXELS else 0,
-            )
-        )
-    return found
+    stages = settings.recipe.stages
+    found = [stages["1"], stages["2" if arm in ADAPTED else "frozen"], stages["3"]]
+    return found if arm in WITH_PIXELS else [_without_colours(stage) for stage in found]
+
+
+def _without_colours(stage: PixelSettings) -> PixelSettings:
+    """The same questions of every other kind, and so fewer steps."""
+    mixture = dict(stage.mixture)
+    left = 1 - mixture.pop("colour", 0.0) / sum(stage.mixture.values())
+    return replace(stage, mixture=mixture, steps=max(1, round(stage.steps * left)), textures=0, frames=0)
 
 
 def tuning_settings(settings: ArmSettings, seed: int) -> PixelSettings:
-    """The recipe of fine-tuning, the same for every arm."""
-    return PixelSettings(
-        adapt=False,
-        steps=settings.tuning,
-        images=settings.images,
-        mixture=dict(TUNING),
-        learning_rate=settings.tuning_rate,
-        seed=seed,
-        bf16=settings.bf16,
-        scenes=settings.scenes,
-        textures=0,
-    )
+    """The settings of fine-tuning, the same for every arm."""
+    return replace(settings.recipe.tuning, seed=seed)
 
 
 def train(recipe: PixelSettings, folder: Path, model: MiniGPT | None = None, progress: bool = True) -> MiniGPT:
@@ -150,12 +120,20 @@ def start_of(
         folder: where runs are kept.
         first: what stage 1 begins with, for tests; by default what `PixelTraining` begins with.
         progress: show bars.
+
+    Raises:
+        ValueError: a start that was trained under another recipe.
     """
     given, _, stage = dict(settings.starts).get(arm, "@1").partition("@")
-    left = list(enumerate(stage_settings(arm, settings), start=1))[int(stage) - 1 if stage else 3 :]
-    model = load_minigpt(given) if given else first
-    for number, recipe in left:
-        model = train(replace(recipe, start=given), folder / f"{arm}-stage{number}", model, progress)
+    stages, done = stage_settings(arm, settings), int(stage) - 1 if stage else 3
+    if given:
+        check_made(given, stages[:done])
+    model = MiniGPT.load(given) if given else first
+    for number, recipe in enumerate(stages[done:], start=done + 1):
+        # The first stage is the same for two arms each: it has no encoder to adapt.
+        shared = "with" if arm in WITH_PIXELS else "without"
+        place = folder / (f"{shared}-pixels-stage1" if number == 1 else f"{arm}-stage{number}")
+        model = train(replace(recipe, start=given), place, model, progress)
     assert model is not None, "a model is given, or stage 1 makes one"
     return model
 
@@ -175,7 +153,7 @@ def run_all(
     root = export.build(preset=settings.world_preset, progress=progress)
     data = [datasets.load(name, "test", root) for name in settings.styles]
     references = segmentation.draw_references(data, settings.references, [0])[0]
-    about = {"settings": asdict(settings), "tuning": TUNING, "data": {d.name: d.annotation_hash for d in data}}
+    about = {"settings": asdict(settings), "data": {d.name: d.annotation_hash for d in data}}
     _check_same(folder, about)
     parts = []
     for arm in arms:
@@ -237,9 +215,17 @@ def origin(folder: Path | str = SHIPPED) -> str:
     path = Path(folder) / ABOUT
     if not path.is_file():
         return ""
-    stored = storage.read_json(path)["settings"]
-    stages = "+".join(map(str, stored["stages"]))
-    return f"stages of {stages} steps with pixel questions, {stored['tuning']} steps of fine-tuning"
+    recipe = storage.read_json(path)["settings"]["recipe"]
+    steps = "+".join(str(recipe["stages"][name]["steps"]) for name in ("1", "2", "3"))
+    return f"stages of {steps} steps with pixel questions, {recipe['tuning']['steps']} steps of fine-tuning"
+
+
+def _rates(folder: Path) -> str:
+    """Learning rates and fine-tuning mixture as they were, for the card."""
+    recipe = storage.read_json(folder / ABOUT)["settings"]["recipe"]
+    rates = ", ".join(f"{recipe['stages'][name]['learning_rate']:g}" for name in ("1", "2", "3"))
+    shares = ", ".join(f"{task} {share:g}" for task, share in recipe["tuning"]["mixture"].items())
+    return f"Learning rates {rates} in the stages, {recipe['tuning']['learning_rate']:g} in fine-tuning on {shares}"
 
 
 def ship(folder: Path, target: Path = SHIPPED) -> Path:
@@ -267,7 +253,8 @@ def card(table: pd.DataFrame, folder: Path) -> str:
         "Predictions of the four arms of table 7 (pixel questions and an adapted encoder, each alone, neither), one "
         f"row per arm, seed, reference and kind of box (found, or given): {count} references, seeds "
         f"{', '.join(map(str, seeds))}. {origin(folder).capitalize()}. A seed changes fine-tuning; pre-training "
-        "was done once per arm. The fine-tuned models themselves do not ship.\n\n"
+        f"was done once per arm, by one recipe for all of them. {_rates(folder)}. The fine-tuned models themselves do "
+        "not ship.\n\n"
         f"| arm | cIoU |\n| --- | --- |\n{lines}\n\n"
         f"Made by `{COMMAND} --out FOLDER --ship`; `{ABOUT}` holds every setting. Licence: Apache-2.0, like the code.\n"
     )
@@ -283,28 +270,34 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for runs, models and the table; may be gone on")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--stages", nargs=3, type=int, default=list(defaults.stages), metavar="STEPS")
+    parser.add_argument("--stages", nargs=3, type=int, metavar="STEPS", help="default: the recipe's")
+    parser.add_argument("--tuning", type=int, metavar="STEPS", help="default: the recipe's")
     parser.add_argument(
-        "--start", action="append", default=[], metavar="ARM=MODEL", help="an arm whose stages are done; repeatable"
+        "--start",
+        action="append",
+        default=[],
+        metavar="ARM=FOLDER",
+        help="an arm whose stages `seewhere train pixels` did by the same recipe (FOLDER@3: all but the third)",
     )
-    for name in ("tuning", "images", "scenes", "references"):
-        parser.add_argument(f"--{name}", type=int, default=getattr(defaults, name), help="default: %(default)s")
-    parser.add_argument("--bf16", action="store_true", help="mixed precision: twice as fast on recent processors")
+    add_recipe_arguments(parser)
+    for name in ("images", "scenes"):
+        parser.add_argument(f"--{name}", type=int, help="default: the recipe's")
+    parser.add_argument("--references", type=int, default=defaults.references, help="default: %(default)s")
     parser.add_argument("--ship", action="store_true", help="put the finished table into the package")
     parser.set_defaults(handler=main)
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Make the arms and print their scores."""
-    starts = dict(ArmSettings().starts) | dict(pair.split("=", 1) for pair in arguments.start)
+    chosen = load(arguments.recipe)
+    chosen = chosen.changed(images=arguments.images, scenes=arguments.scenes, bf16=arguments.bf16)
+    if arguments.stages:
+        first, second, third = arguments.stages
+        chosen = chosen.with_steps({"1": first, "2": second, "frozen": second, "3": third})
     settings = ArmSettings(
-        stages=tuple(arguments.stages),
-        starts=tuple(starts.items()),
-        tuning=arguments.tuning,
-        images=arguments.images,
-        scenes=arguments.scenes,
+        recipe=chosen.with_steps({}, arguments.tuning),
+        starts=tuple((arm, place) for arm, _, place in (pair.partition("=") for pair in arguments.start)),
         references=arguments.references,
-        bf16=arguments.bf16,
     )
     table = run_all(settings, arguments.out, arguments.arms, arguments.seeds)
     print(segmentation.summary(table.assign(data="all")).to_string(index=False))

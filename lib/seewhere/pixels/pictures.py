@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from seewhere import storage
 from seewhere.models.pixel_points import as_rgb
 from seewhere.world.render import render_image
 from seewhere.world.scenes import Scene, sample_scene
@@ -109,6 +111,20 @@ def game_frames(game: str, count: int, seed: int = 0, every: int = 9) -> list[Im
         raise ValueError(f"unknown game {game!r}; expected one of {', '.join(GAMES)}")
     play = _player(game)
     return [as_rgb(Image.fromarray(frame)) for frame in play(count, seed, every)]
+
+
+def kept_frames(game: str, count: int, seed: int, side: int) -> np.ndarray:
+    """Return frames of a game squashed to (count, side, side, 3) uint8; played once, then read from the cache folder.
+
+    Errors as `game_frames`.
+    """
+    path = storage.cache_home() / "game-frames" / f"{game}-{count}-{seed}-{side}.npy"
+    if not path.is_file():
+        frames = [np.asarray(frame.resize((side, side))) for frame in game_frames(game, count, seed)]
+        buffer = io.BytesIO()
+        np.save(buffer, np.stack(frames))
+        storage.atomic_write_bytes(path, buffer.getvalue())
+    return np.asarray(np.load(path))
 
 
 def _player(game: str) -> Callable[[int, int, int], list[np.ndarray]]:

@@ -2,7 +2,8 @@
 
 Three stages (PVP, section 3.2). Stage 1: language model and connector, encoder frozen. Stage 2: the encoder too. Stage
 3: frozen again, fewer questions for colours. Beside them two controls: the *frozen* baseline, which goes on from stage
-1 with stage 2's mixture and steps but never touches the encoder, and *at-once*, which skips stage 1.
+1 with stage 2's mixture and steps but never touches the encoder, and *at-once*, which skips stage 1. What each asks,
+how often and at which rate stands in the recipe (`seewhere.pixels.recipe`).
 
 Where the paper adapts its language model by LoRA, all of ours is trained (of a width of 192, rank 64 would save little)
 but for the three layers that find a place: these keep what `seewhere.models.micro_vlm_start` set. Trained, they lost it
@@ -12,10 +13,8 @@ before they were of use; held, the encoder's gradient is a clear one from the fi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,68 +32,13 @@ from seewhere.models.world_pairs import WorldPairs, load_pairs, pixels_of, rows_
 from seewhere.packing import IGNORED, Questions, collate_questions
 from seewhere.pixels import mixture as asking
 from seewhere.pixels import pictures as sources
+from seewhere.pixels.recipe import PixelSettings
 from seewhere.world.scenes import Scene
 
 FIRST_SCENE = 7_000_000
 """Number of the first training scene; micro-CLIP was trained on the same ones."""
+SIDE = 128  # of pictures, px
 FITTED = 600  # pictures that the connector's first values are fitted on
-
-
-@dataclass(frozen=True, slots=True)
-class PixelSettings:
-    """A recipe.
-
-    Attributes:
-        start: name or folder of the model to go on from; empty for a new one on `clip` and `language`.
-        adapt: whether the encoder is trained.
-        steps, images: number of steps, and pictures in each.
-        mixture: share of the pictures for each task (`mixture.TASKS`).
-        colour_questions, mask_questions, word_questions: about one picture. Many colours of few pictures are cheap;
-            few of many pictures would vary more.
-        learning_rate: of matrices (Muon), embeddings, biases and norms (AdamW).
-        scenes, textures, frames: pictures of each kind to draw from; frames are of each game.
-        textured: share of textures (and frames) among the pictures asked for colours.
-        spread: colours are learnt as a bell of this deviation around the true value, 0..255: a miss by one is no
-            miss by a hundred. 0 for the plain cross-entropy.
-        bf16: mixed precision, about twice as fast on processors with AVX512-BF16.
-    """
-
-    start: str = ""
-    adapt: bool = False
-    steps: int = 400
-    images: int = 8
-    mixture: dict[str, float] = field(default_factory=lambda: dict(STAGES["1"]["mixture"]))
-    colour_questions: int = 64
-    mask_questions: int = 48
-    word_questions: int = 4
-    learning_rate: float = 1.5e-3
-    weight_decay: float = 0.01
-    seed: int = 0
-    bf16: bool = False
-    clip: str = "micro-clip"
-    language: str = "micro-lm"
-    scenes: int = 12_000
-    textures: int = 1_500
-    frames: int = 0
-    textured: float = 0.35
-    spread: float = 6.0
-
-
-# What each stage changes. Shares of pictures: words are what a model forgets, so they are never left out.
-_MUCH = {"colour": 0.78, "mask": 0.06, "refer": 0.08, "identify": 0.02, "question": 0.04, "caption": 0.02}
-_LITTLE = {"colour": 0.25, "mask": 0.2, "refer": 0.24, "identify": 0.1, "question": 0.16, "caption": 0.05}
-STAGES: dict[str, dict[str, Any]] = {
-    # Learns the form of the answers with what the frozen encoder gives.
-    "1": {"adapt": False, "mixture": _LITTLE},
-    # The encoder learns what the answers need.
-    "2": {"adapt": True, "mixture": _MUCH},
-    # Fewer colours, the encoder as stage 2 left it: what was forgotten comes back.
-    "3": {"adapt": False, "mixture": _LITTLE},
-    # The baseline: stage 2 without the encoder.
-    "frozen": {"adapt": False, "mixture": _MUCH},
-    # The failed variant: the encoder is trained from the first step on.
-    "at-once": {"adapt": True, "mixture": _MUCH},
-}
 
 
 def optimizers_of(model: nn.Module, learning_rate: float, weight_decay: float) -> list[torch.optim.Optimizer]:
@@ -127,6 +71,9 @@ class PixelTraining(StepwiseTraining):
         scenes: pictures and scenes to train on; composed or read from the cache when None.
         device: where it trains.
         model: what it begins with; by default `start_model`.
+
+    Attributes:
+        pictures: kind -> how many pictures of it are drawn from.
     """
 
     name = "pixels"
@@ -140,8 +87,10 @@ class PixelTraining(StepwiseTraining):
         model: MiniGPT | None = None,
     ) -> None:
         asking.check_mixture(settings.mixture)
-        self.scenes = scenes or load_pairs(FIRST_SCENE, settings.scenes, 128)
-        self.others = _others(settings)
+        self.scenes = scenes or load_pairs(FIRST_SCENE, settings.scenes, SIDE)
+        kinds = other_pictures(settings)
+        self.pictures = {"scenes": len(self.scenes)} | {name: len(images) for name, images in kinds.items()}
+        self.others = [image for images in kinds.values() for image in images]
         self.model = (model or start_model(settings, self.scenes)).to(device)
         self.model.requires_grad_(True)
         self.model.vision.requires_grad_(settings.adapt)
@@ -276,11 +225,12 @@ def recoloured(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return np.ascontiguousarray(picture)
 
 
-def _others(settings: PixelSettings) -> list[np.ndarray]:
-    """Textures, and frames of the games where these are asked for."""
-    found = [np.asarray(image) for image in sources.textures(settings.textures, settings.seed)]
-    if settings.frames:
-        for game in sources.GAMES:
-            frames = sources.game_frames(game, settings.frames, settings.seed)
-            found += [np.asarray(frame.resize((128, 128))) for frame in frames]
+def other_pictures(settings: PixelSettings) -> dict[str, list[np.ndarray]]:
+    """Textures, and frames of the games: kind -> pictures. A game that is not installed is left out, and said so."""
+    found = {"textures": [np.asarray(image) for image in sources.textures(settings.textures, settings.seed)]}
+    for game in sources.GAMES if settings.frames else ():
+        try:
+            found[game] = list(sources.kept_frames(game, settings.frames, settings.seed, SIDE))
+        except ImportError as error:
+            print(f"{game}: no frames among the pictures to train on ({error})")
     return found

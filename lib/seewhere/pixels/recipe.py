@@ -1,0 +1,167 @@
+"""How the pixel models are trained, read from one file: the same stages for the models and for the arms beside them.
+
+A comparison of two models means what it says only if their trainings differ in nothing else. So steps, mixtures and
+rates are no constants of the code and no flags to be remembered: they stand in ``presets/train_pixels.toml``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from seewhere import presets, storage
+from seewhere.pixels.mixture import check_mixture
+
+PACKAGED = presets.FOLDER / "train_pixels.toml"
+TRAINING = "training.json"
+"""What a finished stage leaves beside its model: its name, settings and pictures."""
+
+
+@dataclass(frozen=True, slots=True)
+class PixelSettings:
+    """One stage of training.
+
+    Attributes:
+        start: name or folder of the model to go on from; empty for a new one on `clip` and `language`.
+        adapt: whether the encoder is trained.
+        steps, images: number of steps, and pictures in each.
+        mixture: share of the pictures for each task (`mixture.TASKS`).
+        colour_questions, mask_questions, word_questions: about one picture. Many colours of few pictures are cheap;
+            few of many pictures would vary more.
+        learning_rate: of matrices (Muon), embeddings, biases and norms (AdamW).
+        scenes, textures, frames: pictures of each kind to draw from; frames are of each game.
+        textured: share of textures and frames among the pictures asked for colours.
+        spread: colours are learnt as a bell of this deviation around the true value, 0..255: a miss by one is no
+            miss by a hundred. 0 for the plain cross-entropy.
+        bf16: mixed precision, about twice as fast on processors with AVX512-BF16.
+    """
+
+    start: str = ""
+    adapt: bool = False
+    steps: int = 400
+    images: int = 8
+    mixture: dict[str, float] = field(default_factory=lambda: {"colour": 0.5, "mask": 0.2, "refer": 0.3})
+    colour_questions: int = 64
+    mask_questions: int = 48
+    word_questions: int = 4
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 0.01
+    seed: int = 0
+    bf16: bool = False
+    clip: str = "micro-clip"
+    language: str = "micro-lm"
+    scenes: int = 12_000
+    textures: int = 1_500
+    frames: int = 0
+    textured: float = 0.35
+    spread: float = 6.0
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """All stages by name, the stage that each goes on from ("" for none), and the fine-tuning of the arms."""
+
+    stages: dict[str, PixelSettings]
+    after: dict[str, str]
+    tuning: PixelSettings
+
+    def changed(self, **values: Any) -> Recipe:
+        """The same with some settings of every stage, and of fine-tuning, replaced; None leaves one as it is."""
+        chosen = {name: value for name, value in values.items() if value is not None}
+        stages = {name: dataclasses.replace(settings, **chosen) for name, settings in self.stages.items()}
+        return Recipe(stages, dict(self.after), dataclasses.replace(self.tuning, **chosen))
+
+    def with_steps(self, stages: Mapping[str, int], tuning: int | None = None) -> Recipe:
+        """The same with other numbers of steps."""
+        changed = {n: dataclasses.replace(s, steps=stages.get(n, s.steps)) for n, s in self.stages.items()}
+        steps = self.tuning.steps if tuning is None else tuning
+        return Recipe(changed, dict(self.after), dataclasses.replace(self.tuning, steps=steps))
+
+
+def load(path: Path | str = PACKAGED) -> Recipe:
+    """Read a recipe.
+
+    Raises:
+        ValueError: a value that is unknown, missing or of another type, a mixture that cannot be drawn from, or a stage
+            that follows an unknown one; the message names file and table.
+    """
+    path = Path(path)
+    tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    odd = sorted(set(tables) - {"all", "stages", "tuning"}) or sorted({"all", "stages", "tuning"} - set(tables))
+    if odd:
+        raise ValueError(f"{path}: expected the tables [all], [stages.NAME] and [tuning]; odd: {', '.join(odd)}")
+    common = tables["all"]
+    stages, after = {}, {}
+    for name, own in tables["stages"].items():
+        like = own.get("like", "")
+        if like and like not in stages:
+            raise ValueError(f"{path} [stages.{name}]: like = {like!r}, but no such stage stands above it")
+        values = {k: v for k, v in {**tables["stages"].get(like, {}), **own}.items() if k != "like"}
+        after[name] = values.pop("after", "")
+        if after[name] and after[name] not in tables["stages"]:
+            raise ValueError(f"{path} [stages.{name}]: after = {after[name]!r} is no stage")
+        stages[name] = _settings({**common, **values}, f"{path} [stages.{name}]")
+    missing = [name for name in ("1", "2", "3", "frozen") if name not in stages]
+    if missing:
+        raise ValueError(f"{path}: expected the stages 1, 2, 3 and frozen; missing: {', '.join(missing)}")
+    return Recipe(stages, after, _settings({**common, **tables["tuning"]}, f"{path} [tuning]"))
+
+
+def _settings(values: Mapping[str, Any], where: str) -> PixelSettings:
+    kinds = {f.name: type(getattr(PixelSettings(), f.name)) for f in dataclasses.fields(PixelSettings)}
+    wrong, missing = sorted(set(values) - set(kinds)), sorted(set(kinds) - set(values) - {"start"})
+    if wrong or missing:
+        raise ValueError(
+            f"{where}: unknown: {', '.join(wrong) or 'none'}; missing: {', '.join(missing) or 'none'}. "
+            f"A stage has {', '.join(kinds)}"
+        )
+    typed = {}
+    for name, value in values.items():
+        plain = float(value) if kinds[name] is float and type(value) is int else value
+        if type(plain) is not kinds[name]:
+            raise ValueError(f"{where}: {name}: expected {kinds[name].__name__}, got {value!r}")
+        typed[name] = plain
+    try:
+        check_mixture(typed["mixture"])
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return PixelSettings(**typed)
+
+
+# ------------------------------------------------------------------------------------------ what a run was made by
+
+
+def differences(made: Mapping[str, Any], wanted: PixelSettings) -> list[str]:
+    """In which settings a finished run, as its `TRAINING` tells them, is not what a recipe asks for; not in `start`."""
+    asked = {k: v for k, v in dataclasses.asdict(wanted).items() if k != "start"}
+    return [f"{k} {made.get(k)!r} instead of {v!r}" for k, v in asked.items() if made.get(k) != v]
+
+
+def check_made(model: str, stages: list[PixelSettings]) -> None:
+    """Refuse a model that was not trained by exactly these stages, one after the other.
+
+    Args:
+        model: folder of the model after the last of them, as ``seewhere train pixels`` leaves it (RUN/model).
+        stages: in order.
+
+    Raises:
+        ValueError: a stage that left no record, or was trained in another way; the message says in which.
+    """
+    given = model
+    for wanted in reversed(stages):
+        record = Path(given).parent / TRAINING
+        if not given or not record.is_file():
+            raise ValueError(
+                f"{model!r} cannot stand for a training under this recipe: there is no {TRAINING} beside "
+                f"{given or 'its start'!r}. Expected folders made by seewhere train pixels; without a start the stages "
+                "are trained here."
+            )
+        made = storage.read_json(record)["settings"]
+        odd = differences(made, wanted)
+        if odd:
+            raise ValueError(f"{given} was trained by another recipe: {'; '.join(odd)}")
+        given = str(made["start"])

@@ -1,0 +1,133 @@
+"""The recipe: one file for all stages and arms, refused where it is not whole, and held against finished runs."""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from seewhere.models.minigpt import SETTINGS_FILE
+from seewhere.pixels import commands, recipe
+
+
+def test_the_baseline_differs_from_stage_2_in_its_encoder_alone() -> None:
+    known = recipe.load()
+    second, frozen, at_once = (known.stages[name] for name in ("2", "frozen", "at-once"))
+    assert second.adapt and not frozen.adapt
+    assert dataclasses.replace(frozen, adapt=True) == second == at_once
+    assert known.after == {"1": "", "2": "1", "3": "2", "frozen": "1", "at-once": ""}
+    same = {f.name for f in dataclasses.fields(second)} - {"adapt", "steps", "mixture"}
+    for stage in known.stages.values():
+        assert all(getattr(stage, name) == getattr(second, name) for name in same)
+    assert known.stages["3"].mixture["colour"] < second.mixture["colour"]
+    assert second.frames > 0 and second.textures > 0 and second.clip == "micro-clip"
+    assert set(known.tuning.mixture) == {"refer", "mask"}
+
+
+def test_values_are_changed_for_all_stages_alike() -> None:
+    changed = recipe.load().changed(images=3, scenes=None, bf16=False)
+    assert {s.images for s in (*changed.stages.values(), changed.tuning)} == {3}
+    assert changed.stages["2"].scenes == recipe.load().stages["2"].scenes and not changed.tuning.bf16
+    fewer = changed.with_steps({"1": 5}, 7)
+    assert (fewer.stages["1"].steps, fewer.tuning.steps) == (5, 7)
+    assert fewer.stages["2"].steps == changed.stages["2"].steps
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("steps = 1500", 'steps = "many"', r"\[stages.2\]: steps: expected int, got 'many'"),
+        ("steps = 1500", "stepz = 1500", r"unknown: stepz; missing: steps"),
+        ("refer = 0.2,", "refers = 0.2,", r"\[stages.2\]: expected shares 0 or more of colour"),
+        ('after = "2"', 'after = "5"', r"after = '5' is no stage"),
+        ("[stages.3]", "[stages.4]", r"missing: 3"),
+        ("[tuning]", "[tune]", r"odd: tune"),
+        ('like = "2"', 'like = "7"', r"like = '7', but no such stage"),
+    ],
+)
+def test_a_recipe_that_is_not_whole_is_refused(old: str, new: str, message: str, tmp_path: Path) -> None:
+    text = recipe.PACKAGED.read_text()
+    assert old in text
+    path = tmp_path / "own.toml"
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(ValueError, match=message):
+        recipe.load(path)
+
+
+def finished(place: Path, settings: recipe.PixelSettings, start: str = "") -> str:
+    """A folder as a finished stage leaves it, but for the weights."""
+    (place / "model").mkdir(parents=True)
+    made = dataclasses.asdict(dataclasses.replace(settings, start=start))
+    (place / recipe.TRAINING).write_text(json.dumps({"settings": made}))
+    (place / "model" / SETTINGS_FILE).write_text("{}")
+    return str(place / "model")
+
+
+def test_a_model_stands_for_a_training_only_if_every_stage_was_this_one(tmp_path: Path) -> None:
+    stages = [recipe.load().stages[name] for name in ("1", "2", "3")]
+    first = finished(tmp_path / "a", stages[0])
+    second = finished(tmp_path / "b", stages[1], first)
+    third = finished(tmp_path / "c", stages[2], second)
+    recipe.check_made(third, stages)
+    recipe.check_made(second, stages[:2])
+    with pytest.raises(ValueError, match=r"trained by another recipe: .*adapt True instead of False"):
+        recipe.check_made(third, [stages[0], recipe.load().stages["frozen"], stages[2]])
+    slower = dataclasses.replace(stages[0], learning_rate=1e-4)
+    with pytest.raises(ValueError, match=r"learning_rate 0.0015 instead of 0.0001"):
+        recipe.check_made(third, [slower, *stages[1:]])
+    with pytest.raises(ValueError, match="cannot stand for a training"):
+        recipe.check_made("micro-pixels-stage3", stages)
+
+
+class _Training:
+    """Stands in for a run: it writes down what it was asked for."""
+
+    made: list[recipe.PixelSettings] = []  # noqa: RUF012
+
+    def __init__(self, settings: recipe.PixelSettings, folder: Path, device: object = None) -> None:
+        self.settings, self.folder, self.pictures = settings, folder, {"scenes": 1}
+        self.model = self
+        _Training.made.append(settings)
+
+    def described(self) -> dict[str, object]:
+        return dataclasses.asdict(self.settings)
+
+    def to(self, _: str) -> "_Training":
+        return self
+
+    def eval(self) -> "_Training":
+        return self
+
+    def write(self, target: Path) -> None:
+        target.mkdir(parents=True)
+        (target / SETTINGS_FILE).write_text("{}")
+
+
+def call(*words: str) -> int:
+    parser = argparse.ArgumentParser()
+    commands.register(parser.add_subparsers())
+    arguments = parser.parse_args(["pixels", *words])
+    return int(arguments.handler(arguments))
+
+
+def test_one_call_makes_all_stages_each_from_the_one_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(commands, "PixelTraining", _Training)
+    monkeypatch.setattr(commands, "train", lambda *_: None)
+    _Training.made.clear()
+    assert call("--stage", "all", "--out", str(tmp_path), "--scenes", "50") == 0
+    one, two, three, frozen = _Training.made
+    assert one.start == "" and two.start == frozen.start == str(tmp_path / "stage1" / "model")
+    assert three.start == str(tmp_path / "stage2" / "model") and {s.scenes for s in _Training.made} == {50}
+    assert dataclasses.replace(frozen, adapt=True) == two
+    changed = recipe.load().changed(scenes=50)
+    recipe.check_made(str(tmp_path / "stage3" / "model"), [changed.stages[n] for n in ("1", "2", "3")])
+    call("--stage", "all", "--out", str(tmp_path), "--scenes", "50")
+    assert len(_Training.made) == 4 and "stage frozen is done" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"finished stage of other settings .*scenes 50 instead of 60"):
+        call("--stage", "1", "--out", str(tmp_path / "stage1"), "--scenes", "60")
+    with pytest.raises(ValueError, match="goes on from stage 1: give its model with --start"):
+        call("--stage", "2", "--out", str(tmp_path / "x"))
+    with pytest.raises(ValueError, match="expected no --start"):
+        call("--stage", "all", "--start", "y", "--out", str(tmp_path))
