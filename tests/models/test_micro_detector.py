@@ -11,26 +11,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
-from safetensors.torch import load_file
 from seewhere import boxes as frames
 from seewhere.models import micro_detector_commands as commands
 from seewhere.models.micro_detector import (
-    NAMES,
-    WEIGHTS,
     DetectorNetwork,
     MicroDetector,
     NetworkSettings,
     evaluate_map,
-    parameter_count,
 )
 from seewhere.models.micro_detector_data import RECIPES, Scenes, TrainingSettings, batch_of, distort, render_scenes
 from seewhere.models.micro_detector_heatmap import boxes_from_map, decode, detection_loss, encode, suppress
 from seewhere.models.micro_detector_training import Trainer, rate_at, tune_threshold
 from seewhere.models.protocols import Grounder
 from seewhere.storage import hash_file
-from seewhere.world.render import render_image
-from seewhere.world.scenes import SceneSettings, sample_scene
-from seewhere.world.sprites import load_sprites
 
 SIDE = 192
 TINY = NetworkSettings(input_side=64, embedding=8, widths=(8, 8, 16, 16), fusion=16)
@@ -380,50 +373,3 @@ def test_commands_share_their_groups() -> None:
     assert (parsed.name, parsed.steps, parsed.resume, parsed.seed) == ("micro-b", 7, True, None)
     assert parser.parse_args(["evaluate", "detector", "--limit", "9"]).limit == 9
     parser.parse_args(["train", "other"])
-
-
-# -- what ships --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", sorted(NAMES))
-def test_shipped_weights_are_small_and_their_card_is_true(name: str) -> None:
-    folder = WEIGHTS / NAMES[name]
-    detector = MicroDetector.load(name)
-    assert parameter_count(detector.network) <= 1_500_000
-    assert all(v.dtype == torch.float16 for k, v in load_file(folder / "model.safetensors").items() if "num_b" not in k)
-    config, card = json.loads((folder / "config.json").read_text()), (folder / "README.md").read_text()
-    assert hash_file(folder / "model.safetensors") in card
-    assert f"{config['scores']['mean_average_precision']:.3f}" in card
-    assert config["training"]["steps"] == RECIPES[name].steps
-    assert config["training"]["scenes"] == RECIPES[name].scenes
-
-
-@pytest.mark.parametrize(("name", "bar"), [("micro", 0.8), ("micro-b", 0.6)])
-def test_shipped_detectors_find_the_objects_of_fresh_scenes(name: str, bar: float) -> None:
-    sprites = load_sprites()
-    scenes = [sample_scene(9_000_000 + i, sprites, SceneSettings(), "test") for i in range(48)]
-    found = MicroDetector.load(name).detect([render_image(scene, sprites) for scene in scenes])
-    hits = total = 0
-    for scene, candidates in zip(scenes, found, strict=True):
-        assert len(candidates) <= 20
-        overlap = frames.iou(np.array([o.box for o in scene.objects]), candidates.xyxy)
-        same = np.array(
-            [[o.category == label for label in candidates.data["label"]] for o in scene.objects], dtype=bool
-        )
-        hits += int(((overlap > 0.5) & same.reshape(overlap.shape)).any(axis=1).sum())
-        total += len(scene.objects)
-    assert hits / total > bar
-
-
-@pytest.mark.parametrize("name", sorted(NAMES))
-def test_shipped_detectors_see_nothing_where_there_is_nothing(name: str) -> None:
-    pictures = [Image.new("RGB", (256, 192), colour) for colour in ("white", "grey", "skyblue")]
-    for candidates in MicroDetector.load(name).ground(pictures, ["dog"] * 3):
-        assert len(candidates) == 0 and candidates.metadata["top"] == -1
-
-
-def test_the_two_shipped_detectors_differ() -> None:
-    sprites = load_sprites()
-    pictures = [render_image(sample_scene(9_100_000 + i, sprites, SceneSettings(), "test"), sprites) for i in range(8)]
-    first, second = (MicroDetector.load(name).detect(pictures) for name in ("micro", "micro-b"))
-    assert any(a.data["label"].tolist() != b.data["label"].tolist() for a, b in zip(first, second, strict=True))

@@ -26,7 +26,7 @@ from transformers import ResNetBackbone, ResNetConfig
 from seewhere import boxes as frames
 from seewhere.models.candidates import Detections, make_candidates
 from seewhere.models.label_match import best_candidate, best_placed_candidate
-from seewhere.models.micro_detector_heatmap import STRIDE, decode, suppress
+from seewhere.models.micro_detector_heatmap import decode, suppress
 from seewhere.storage import hash_file, read_json
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
@@ -309,8 +309,3 @@ def _coco_results(detector: MicroDetector, truth: Any, ids: Sequence[int], root:
 def parameter_count(network: nn.Module) -> int:
     """Return the number of parameters of a network."""
     return sum(p.numel() for p in network.parameters())
-
-
-def grid_side(settings: NetworkSettings) -> int:
-    """Return G, the side of the heatmap in cells."""
-    return settings.input_side // STRIDE

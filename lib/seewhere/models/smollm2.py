@@ -54,15 +54,6 @@ def weights_path() -> Path:
     )
 
 
-def is_installed() -> bool:
-    """Whether the package with the weights can be found."""
-    try:
-        weights_path()
-    except SmolLM2NotInstalled:
-        return False
-    return True
-
-
 def smollm2_folder() -> Path:
     """Folder with the model and its tokenizer in plain transformers format; converted on the first call.
 

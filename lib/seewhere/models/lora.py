@@ -1,0 +1,92 @@
+"""LoRA adapters that are trained: put on a model, counted, saved and read back, apart from the base they change."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seewhere import storage
+
+# LLM-wrapper, appendix: every linear layer of the Llama family and the output layer.
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
+
+
+def add_lora(
+    model: Any,
+    rank: int = 128,
+    alpha: int = 256,
+    dropout: float = 0.1,
+    targets: Sequence[str] = LORA_TARGETS,
+) -> Any:
+    """`model` with trainable LoRA adapters; the defaults are the paper's (LLM-wrapper, r 128, alpha 256).
+
+    A 4-bit base is prepared for training first. Where the output layer is the input embedding (tied), LoRA on
+    ``lm_head`` changes the output only.
+    """
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training  # slow to import
+
+    if getattr(model, "is_loaded_in_4bit", False):
+        model = prepare_model_for_kbit_training(model)
+    settings = LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), task_type="CAUSAL_LM"
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
+        return get_peft_model(model, settings)
+
+
+def count_trainable(model: Any) -> int:
+    """Number of parameters that training changes."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def save_adapter(model: Any, folder: str | Path, dtype: torch.dtype = torch.float16) -> Path:
+    """Write a peft model's adapter, and nothing of its base, as half precision safetensors; whole or not at all."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    weights = get_peft_model_state_dict(model, save_embedding_layers=False)
+    with storage.atomic_directory(Path(folder)) as work:
+        target = Path(work)
+        _portable(model.peft_config["default"]).save_pretrained(str(target))
+        save_file(
+            {k: v.detach().to("cpu", dtype).contiguous() for k, v in weights.items()},
+            target / "adapter_model.safetensors",
+            metadata={"format": "pt"},
+        )
+        (target / "adapter_model.safetensors").chmod((target / "adapter_config.json").stat().st_mode)
+    return Path(folder)
+
+
+def _portable(config: Any) -> Any:
+    """The settings as another machine can read them: a local base by its folder's name, targets in a fixed order."""
+    portable = copy.copy(config)
+    base = str(config.base_model_name_or_path or "")
+    portable.base_model_name_or_path = Path(base).name if Path(base).is_absolute() else base
+    portable.target_modules = sorted(config.target_modules)
+    return portable
+
+
+def load_adapter_weights(model: Any, folder: str | Path) -> None:
+    """Put the weights of a saved adapter into a peft model with the same LoRA settings.
+
+    Raises:
+        ValueError: if names or shapes differ.
+    """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    stored = load_file(Path(folder) / "adapter_model.safetensors")
+    wanted = {k: tuple(v.shape) for k, v in get_peft_model_state_dict(model, save_embedding_layers=False).items()}
+    if (found := {k: tuple(v.shape) for k, v in stored.items()}) != wanted:
+        odd = sorted(k for k in {*wanted, *found} if wanted.get(k) != found.get(k))
+        raise ValueError(
+            f"the adapter in {folder} does not fit: {len(odd)} of {len(wanted)} weights differ, first {odd[0]} "
+            f"(expected {wanted.get(odd[0])}, got {found.get(odd[0])}). Use the rank and layers it was made with."
+        )
+    set_peft_model_state_dict(model, stored)
