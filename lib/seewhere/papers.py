@@ -79,6 +79,7 @@ class Claim:
 #   third_stage_re_ratio  RE after stage 3 over RE after stage 2
 #   third_stage_restored  score of the other tasks after stage 3 minus after stage 2; one record per task
 #   referring_gain        P@1 of the boxes with the encoder adapted minus frozen, over the referring styles
+#   referring_over_constant  P@1 with the encoder adapted minus that of one median box for every phrase
 PROBING, WRAPPER, LOCVLM, PIXELS = "Lost in Space", "LLM-wrapper", "LocVLM", "PAE-LaMM"
 _GAIN, _ENSEMBLE, _TRANSFER, _LONG = "gain_p_at_1", "ensemble_gain", "transfer_gain", "long_query_gain"
 
@@ -308,7 +309,7 @@ _ALL = (
         PIXELS,
         "Adapting the vision encoder cuts the reconstruction error about threefold.",
         _N5,
-        (Condition("re_ratio", "above", 2.0),),
+        (Condition("re_ratio", "above", 2.5),),
         _F17,
     ),
     Claim(
@@ -338,6 +339,13 @@ _ALL = (
         _N7,
         (Condition("over_baseline"), Condition("over_expert", "below")),
     ),
-    Claim("F21", PIXELS, "Adaptation also improves referring boxes on average.", _N6, _above("referring_gain"), _F21),
+    Claim(
+        "F21",
+        PIXELS,
+        "Adaptation also improves referring boxes on average.",
+        _N6,
+        _above("referring_gain", "referring_over_constant"),
+        _F21,
+    ),
 )
 CLAIMS: dict[str, Claim] = {claim.number: claim for claim in _ALL}

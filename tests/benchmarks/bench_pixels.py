@@ -4,10 +4,13 @@ Answering: the shared-prefix engine, beside `generate` in batches that read the 
 `generate` on a prefix read once and copied to every row. Training: all questions of a picture in one pass, beside one
 question per pass. Both beside the time that their matrix products alone take at this machine's measured speed.
 
-The model is a random Llama of the micro model's size: speed does not depend on what it has learned. The slow ways are
-timed on a few questions and scaled to all.
+The model is a random Llama of the micro model's size: speed does not depend on what it has learned. `--model` takes a
+shipped one (or a folder) with its own tokens instead. The slow ways are timed on a few questions and scaled to all.
+Behind 256 image tokens or more, less than ten times the speed of the ways without sharing is a failure; with --short
+too little is timed to say.
 
     python tests/benchmarks/bench_pixels.py [--short] [--dtype bfloat16] [--hidden 192 --layers 4] [--device cuda]
+    python tests/benchmarks/bench_pixels.py --model micro-pixels-stage3 [--image-tokens 256]
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from seewhere.models.grammar import AnswerGrammar
 from seewhere.models.lockstep import Prefix
 from seewhere.models.micro_language import build_tokenizer
 from seewhere.models.prefix_training import question_loss
+from seewhere.models.registry import load_minigpt
 from seewhere.models.shared_attention import shared_attention
 from seewhere.models.shared_prefix import PrefixEngine
 from seewhere.packing import Questions, Sample, collate_questions
@@ -30,7 +34,10 @@ from seewhere.pixels import prompts
 from transformers import LlamaConfig, LlamaForCausalLM
 
 GRID = prompts.GRID
-END = 3
+LEAST_GAIN = 10.0
+"""Of the engine over `generate` without sharing, and of a packed pass over one question per pass."""
+LEAST_TOKENS = 256
+"""Image tokens from which on that is asked for: as many as MiniGPT-v2 has."""
 
 
 def settings() -> argparse.Namespace:
@@ -41,14 +48,21 @@ def settings() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--hidden", type=int, default=192)
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--image-tokens", type=int, default=256)
+    parser.add_argument("--model", default="", help="a shipped pixel model or a folder, in place of a random Llama")
+    parser.add_argument("--image-tokens", type=int, help="default: 256, or the given model's own")
     parser.add_argument("--rows", type=int, default=32, help="rows of a batch for the ways without sharing")
     return parser.parse_args()
 
 
 def build(chosen: argparse.Namespace) -> tuple[Any, Any]:
-    """A random Llama and a tokenizer that knows the prompts."""
+    """A random Llama and a tokenizer that knows the prompts, or the chosen model's; sets `chosen.image_tokens`."""
     torch.manual_seed(0)
+    if chosen.model:
+        given = load_minigpt(chosen.model, chosen.device)
+        chosen.image_tokens = chosen.image_tokens or given.tokens
+        chosen.hidden = given.language.config.hidden_size
+        return given.language.to(getattr(torch, chosen.dtype)).eval(), given.tokenizer
+    chosen.image_tokens = chosen.image_tokens or LEAST_TOKENS
     texts = [prompts.with_image(prompts.reconstruct(x, x)) + prompts.rgb_answer((x, x, x)) for x in range(GRID)]
     tokenizer = build_tokenizer(texts, 1600)
     config = LlamaConfig(
@@ -59,7 +73,7 @@ def build(chosen: argparse.Namespace) -> tuple[Any, Any]:
         num_attention_heads=chosen.hidden // 32,
         initializer_range=0.1,
         bos_token_id=None,
-        eos_token_id=END,
+        eos_token_id=tokenizer.eos_token_id,
         pad_token_id=0,
         attn_implementation="eager" if chosen.device == "cpu" and chosen.dtype != "float32" else "sdpa",
     )
@@ -96,13 +110,13 @@ def copied(model: Any, prefix: Prefix, ids: list[int], questions: list[list[int]
 
 def agreeing(model: Any, prefix: list[int], questions: list[list[int]], found: Any, grammar: AnswerGrammar) -> int:
     """How many answers are those of one `generate` per question under the grammar."""
-    same = 0
+    same, end = 0, model.config.eos_token_id
     for question, values in zip(questions, found.values, strict=True):
         ids = torch.tensor([[*prefix, *question]], device=model.device)
         size = ids.shape[1]
         output = model.generate(
             input_ids=ids,
-            prefix_allowed_tokens_fn=lambda _, row, s=size: grammar.allowed_after(row[s:].tolist(), END),
+            prefix_allowed_tokens_fn=lambda _, row, s=size: grammar.allowed_after(row[s:].tolist(), end),
             max_new_tokens=12,
             do_sample=False,
         )
@@ -117,8 +131,8 @@ def operations(model: Any, tokens: int, seen: int, heads: float) -> float:
     return 2.0 * (layers * tokens + head * heads + 2 * config.num_hidden_layers * config.hidden_size * tokens * seen)
 
 
-def answering(model: Any, tokenizer: Any, chosen: argparse.Namespace) -> None:
-    """Time the three ways, compare answers and memory."""
+def answering(model: Any, tokenizer: Any, chosen: argparse.Namespace) -> float:
+    """Time the three ways, compare answers and memory; returns how many times faster sharing is than not."""
     prefix = torch.randint(300, 1500, (chosen.image_tokens,)).tolist()
     cells = [(x, y) for y in range(GRID) for x in range(GRID)]
     texts = ["</Img> " + prompts.reconstruct(x, y) for x, y in cells]
@@ -142,8 +156,9 @@ def answering(model: Any, tokenizer: Any, chosen: argparse.Namespace) -> None:
     common = 0
     while len({tuple(q[: common + 1]) for q in everything}) == 1:
         common += 1
-    # A token per number is fed back but for the last, with the comma behind it.
-    fed = sum(len(q) - common for q in everything) + whole * (length - 2)
+    # What is chosen is fed back but for the last number, with what is certain behind it.
+    last = max(len(text) for text in grammar.slots[-1])
+    fed = sum(len(q) - common for q in everything) + whole * (length - last)
     seen = chosen.image_tokens + len(everything[-1])
     share = len(grammar.tables.tokens) / model.config.vocab_size
     needed = operations(model, fed, seen, 3 * whole * share)
@@ -171,6 +186,7 @@ def answering(model: Any, tokenizer: Any, chosen: argparse.Namespace) -> None:
         f"  memory of {4 * len(few)} questions at once: engine {shared_memory.peak / mib:.0f} MiB in chunks, "
         f"prefix copied {copied_memory.peak / mib:.0f} MiB"
     )
+    return plain / ours
 
 
 # ------------------------------------------------------------------------------------------------------- training
@@ -182,8 +198,8 @@ def step(model: Any, image: torch.Tensor, questions: Questions) -> None:
     question_loss(model, image, questions).backward()
 
 
-def training(model: Any, tokenizer: Any, chosen: argparse.Namespace) -> None:
-    """Time a packed pass, one question per pass, and a batch without sharing."""
+def training(model: Any, tokenizer: Any, chosen: argparse.Namespace) -> float:
+    """Time a packed pass, one question per pass, and a batch without sharing; returns what packing gains."""
     count = 128 if chosen.short else 512
     model.train()
     draw = torch.Generator().manual_seed(1)
@@ -195,7 +211,9 @@ def training(model: Any, tokenizer: Any, chosen: argparse.Namespace) -> None:
         return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     samples = [
-        Sample(tokens("</Img> " + prompts.reconstruct(x, y)), (*tokens(prompts.rgb_answer(rgb)), END))
+        Sample(
+            tokens("</Img> " + prompts.reconstruct(x, y)), (*tokens(prompts.rgb_answer(rgb)), tokenizer.eos_token_id)
+        )
         for (x, y), rgb in zip(cells, colours, strict=True)
     ]
     packed = collate_questions([samples])
@@ -225,14 +243,31 @@ def training(model: Any, tokenizer: Any, chosen: argparse.Namespace) -> None:
         ],
         ours,
     )
+    return one / ours
+
+
+def check(gains: dict[str, float], chosen: argparse.Namespace) -> None:
+    """Compare gains with what is asked for.
+
+    Raises:
+        SystemExit: one is too small, where enough was timed to say so.
+    """
+    least = f"limit: at least {LEAST_GAIN:.0f} x"
+    print("  " + "; ".join(f"{name} {gain:.1f} x" for name, gain in gains.items()) + f" ({least})")
+    if chosen.short or chosen.image_tokens < LEAST_TOKENS:
+        return
+    slow = [f"{name} is {gain:.1f} x as fast" for name, gain in gains.items() if gain < LEAST_GAIN]
+    if slow:
+        raise SystemExit(f"{' and '.join(slow)}, less than {LEAST_GAIN:.0f} x")
 
 
 def main() -> None:
     """Run both."""
     chosen = settings()
     model, tokenizer = build(chosen)
-    answering(model, tokenizer, chosen)
-    training(model, tokenizer, chosen)
+    answering_gain = answering(model, tokenizer, chosen)
+    training_gain = training(model, tokenizer, chosen)
+    check({"answering with a shared picture": answering_gain, "training in one pass": training_gain}, chosen)
 
 
 if __name__ == "__main__":

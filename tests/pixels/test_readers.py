@@ -1,5 +1,6 @@
 """A model for pixels by one argument: names, folders, chat models, and what stands in for missing weights."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -100,3 +101,15 @@ def test_rows_travel_with_the_weights(tmp_path: Path) -> None:
     other_tasks.write(table, tmp_path)
     assert other_tasks.shipped_rows(tmp_path).score.tolist() == pytest.approx(table.score.tolist(), abs=1e-3)
     assert other_tasks.shipped_rows(tmp_path / "nothing").empty
+
+
+def test_how_models_were_trained_is_on_record_or_said_not_to_be(tmp_path: Path) -> None:
+    told = readers.how_trained(["micro-pixels-frozen", "micro-pixels-stage2"])
+    lines = told.splitlines()
+    assert lines[0].startswith("encoder at the start: ") and len(lines) == 2, "the package's card, once"
+    assert "**" not in told and len(lines[1]) > 100
+    settings = {"steps": 7, "images": 2, "mixture": {"colour": 0.5}, "learning_rate": 1e-3, "start": "", "clip": "own"}
+    (tmp_path / "training.json").write_text(json.dumps({"stage": "1", "settings": settings}))
+    found = readers.how_trained([str(tmp_path / "model"), str(tmp_path / "a" / "model")]).splitlines()
+    assert found[0].endswith("stage 1, 7 steps of 2 pictures (colour 0.5), rate 0.001, from own")
+    assert found[1].endswith("nothing on record")

@@ -36,8 +36,8 @@ def test_values_are_changed_for_all_stages_alike() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("steps = 1500", 'steps = "many"', r"\[stages.2\]: steps: expected int, got 'many'"),
-        ("steps = 1500", "stepz = 1500", r"unknown: stepz; missing: steps"),
+        ("steps = 2000", 'steps = "many"', r"\[stages.2\]: steps: expected int, got 'many'"),
+        ("steps = 2000", "stepz = 2000", r"unknown: stepz; missing: steps"),
         ("refer = 0.2,", "refers = 0.2,", r"\[stages.2\]: expected shares 0 or more of colour"),
         ('after = "2"', 'after = "5"', r"after = '5' is no stage"),
         ("[stages.3]", "[stages.4]", r"missing: 3"),

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from seewhere import datasets, metrics
@@ -72,7 +73,6 @@ def test_more_wrong_pixels_cost_more_and_the_gain_is_paired(references: list[seg
 
 
 def test_seeds_widen_the_interval_where_they_differ(references: list[seg.Reference]) -> None:
-    import pandas as pd
 
     runs = {
         s: seg.predict(Knowing(references, e), references, "x", s, progress=False)[0] for s, e in ((0, 0), (1, 0.4))
@@ -114,10 +114,14 @@ def test_boxes_that_lead_nowhere(box: list[float]) -> None:
 
 
 def test_groups_of_a_hundred_and_extremes(references: list[seg.Reference]) -> None:
-    import pandas as pd
 
     table, _ = seg.predict(Knowing(references, 0.2), references, "k", progress=False)
-    assert len(seg.hundreds(pd.concat([table] * 10), 100)["k"]) == len(table) * 10 // 100
+    many = pd.concat([table] * 10)
+    groups = seg.hundreds(many, 100)
+    assert list(groups) == [("k", data) for data in dict.fromkeys(table.data)], "a split is a data set's own hundred"
+    for (_, data), values in groups.items():
+        own = int((many.data == data).sum())
+        assert len(values) == max(1, own // 100) and ((values >= 0) & (values <= 100)).all()
     found = seg.extremes(table, 2)
     places = [i for kind in found.values() for i in kind]
     assert len(set(places)) == 6
@@ -178,3 +182,17 @@ def test_a_data_set_with_boxes_only_is_refused_and_says_what_to_do(world: Path) 
     data.expressions[3] = replace(data.expressions[3], region=replace(data.expressions[3].region, mask=None))
     with pytest.raises(DataError, match=r"1 of \d+ expressions .* masks=True"):
         seg.draw_references([data], 5, [0])
+
+
+def test_one_box_for_everything_stands_beside_the_models(references: list[seg.Reference]) -> None:
+    baseline = seg.ConstantBox.of(references)
+    found, _ = seg.predict(baseline, references, baseline.name, progress=False)
+    given, said = seg.predict(baseline, references, baseline.name, true_box=True, progress=False)
+    shares = found[["x1", "y1", "x2", "y2"]].to_numpy() / [[*r.expression.image.size] * 2 for r in references]
+    np.testing.assert_allclose(shares, np.broadcast_to(baseline.shares, shares.shape))
+    assert (baseline.shares[:2] < baseline.shares[2:]).all() and found.hit.mean() < 0.5
+    assert all((s.probabilities[~np.isnan(s.probabilities)] == 1).all() for s in said)
+    # A filled true box is a good mask of it, and a far better one than a box that was not looked for.
+    assert seg.cumulative(given).value > 50 > seg.cumulative(found).value
+    rows = seg.summary(pd.concat([found, given]))
+    assert set(rows.system) == {"constant box"} and set(rows.box) == {"found", "true"}

@@ -56,6 +56,21 @@ def test_psnr_and_ssim_of_the_same_and_of_another_picture() -> None:
     assert errors.scores(near, picture)["ssim"] > errors.scores(far, picture)["ssim"]
 
 
+def test_what_is_missing_is_never_black() -> None:
+    pytest.importorskip("skimage")
+    dark = noise() // 8
+    black, missing = np.zeros_like(dark), np.full(dark.shape, np.nan)
+    assert errors.scores(missing, dark)["psnr"] < 2 < 20 < errors.scores(black, dark)["psnr"]
+    part = dark.astype(float)
+    part[:8, :, 1] = np.nan  # one channel is enough: the cell is no answer
+    darkened = dark.copy()
+    darkened[:8] = 0
+    for name in ("psnr", "ssim"):
+        assert errors.scores(part, dark)[name] < errors.scores(darkened, dark)[name] < errors.scores(dark, dark)[name]
+    light = 255 - dark
+    assert errors.scores(missing, light)["psnr"] == pytest.approx(errors.scores(missing, dark)["psnr"], abs=0.2)
+
+
 def test_textures_are_the_same_for_a_seed_and_differ_otherwise() -> None:
     first, again, other = (np.stack([np.asarray(t) for t in pictures.textures(6, seed)]) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)

@@ -1,5 +1,7 @@
 """Records of the pixel claims: metric names, pairing, and verdicts that follow from them."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -69,7 +71,7 @@ def history(stages: list[str], errors: list[float]) -> ReconstructionHistory:
 
 def test_the_drop_may_come_from_snapshots_taken_in_training() -> None:
     (record,) = verdicts.drop_of_history(history(["1", "1", "2", "2", "3"], [60, 40, 30, 12, 12]), ORIGIN)
-    assert record["value"] == 28 and record["claim"] == "F19" and "watched" in record["setting"]["data"]
+    assert record["value"] == 28 and record["claim"] == "F19" and "held-out" in record["setting"]["data"]
     assert verdicts.drop_of_history(history(["frozen"], [3]), ORIGIN) == []
 
 
@@ -120,9 +122,76 @@ def test_f21_and_the_live_comparison() -> None:
     assert [r["metric"] for r in records] == ["gain_ciou_shipped", "referring_gain", "referring_gain"]
     assert records[0]["value"] == pytest.approx(10) and records[1]["value"] == pytest.approx(100 / 3)
     assert [r["claim"] for r in records] == [None, "F21", None]
+    assert all(r["setting"]["training"] == "one run" for r in records)
+    assert claims.verdict("F21", records).verdict == claims.OPEN, "more than frozen may still be next to nothing"
+    table = arm_table({"adapted": 0.1, "frozen": 0.0, "constant box": 0.0})
+    table.loc[table.system == "adapted", "hit"] = True
+    table.loc[table.system == "constant box", "hit"] = False
+    records = verdicts.live_gains(table, "adapted", "frozen", MASKS)
+    over = [r for r in records if r["metric"] == "referring_over_constant"]
+    assert [(r["claim"], r["value"]) for r in over] == [("F21", 100), (None, 100)]
     assert claims.verdict("F21", records).verdict == claims.CONFIRMED
+    table.loc[table.system == "constant box", "hit"] = True
+    assert claims.verdict("F21", verdicts.live_gains(table, "adapted", "frozen", MASKS)).verdict == claims.REFUTED
     assert verdicts.live_gains(table, "adapted", "nobody", MASKS) == []
-    assert {r["setting"]["system"] for r in verdicts.scores(table, MASKS)} == {"adapted", "frozen"}
+    assert {r["setting"]["system"] for r in verdicts.scores(table, MASKS)} == {"adapted", "frozen", "constant box"}
+
+
+def test_what_boxes_and_pixels_cost_is_said_in_words() -> None:
+    found = arm_table({"adapted": 0.1, "frozen": 0.0, "constant box": 0.2})
+    table = pd.concat([found, found.assign(box="true")])
+    told = verdicts.boxes_and_pixels_in_words(table, "adapted", "frozen")
+    assert "true box, cIoU in percent: adapted" in told and "adapted minus frozen: +10.0" in told
+    assert "hardly do the task" in told
+    able = arm_table({"adapted": 0.3, "frozen": 0.0, "constant box": 0.2}).assign(box="true")
+    assert "hardly" not in verdicts.boxes_and_pixels_in_words(able, "adapted", "frozen")
+    records = verdicts.live_gains(table, "adapted", "frozen", MASKS)
+    boxes = {r["setting"]["box"]: r["value"] for r in records if r["metric"] == "gain_ciou_shipped"}
+    assert boxes == pytest.approx({"found": 10, "true": 10})
+
+
+def test_a_record_names_the_seeds_that_made_it() -> None:
+    study = studies.Study.start(studies.gather(["scenes", "photographs"], {"scenes": 1, "photographs": 2}, [0, 1]))
+    for name, side in (("frozen", 8), ("adapted", 48)):
+        study.ask(Through(side), name, progress=False)
+    made = [
+        *verdicts.ratios(study, "frozen", "adapted", ORIGIN),
+        *verdicts.errors(study, ["frozen"], ORIGIN),
+        *verdicts.against_baselines(study, ["frozen"], "blur 8x8", ORIGIN),
+        *verdicts.stages(study, {"1": "frozen", "2": "adapted", "3": "adapted"}, ORIGIN),
+    ]
+    for record in made:
+        assert record["seeds"] == ([0, 1] if record["setting"]["data"] == "scenes" else [0])
+        assert record["setting"]["training"] == "one run"
+    assert verdicts.drop_of_history(history(["1", "2"], [60, 12]), ORIGIN)[0]["seeds"] == [0]
+
+
+def test_what_was_forgotten_is_said_from_before_the_colours() -> None:
+    shares = {"stage1": {"question": 0.8, "refer": 0.04, "caption": 0.5},
+              "stage3": {"question": 0.5, "refer": 0.0, "caption": 0.49}}  # fmt: skip
+    rows = pd.DataFrame(
+        [(m, t, i, float(i < 100 * s)) for m, tasks in shares.items() for t, s in tasks.items() for i in range(100)],
+        columns=["model", "task", "image_id", "score"],
+    )
+    records = verdicts.kept(rows, "stage1", "stage3", ORIGIN)
+    assert {r["setting"]["task"]: round(r["value"]) for r in records} == {"question": -30, "refer": -4, "caption": -1}
+    assert [r["setting"]["task"] for r in records if r["setting"].get("floor")] == ["refer"]
+    assert all(r["seeds"] == [0] for r in records)
+    told = verdicts.kept_in_words(records)
+    assert "More than 3 points lost: question; beyond doubt: question" in told
+    assert "Nothing to lose, as under 5 % before: refer" in told and "refer -" not in told
+    assert "is not known" in verdicts.kept_in_words([])
+    same = verdicts.kept_in_words(verdicts.kept(rows, "stage1", "stage1", ORIGIN))
+    assert "More than 3 points lost: none." in same.replace(". Nothing", ".") and "beyond doubt" not in same
+
+
+def test_records_of_the_arms_name_the_folder_they_came_from(tmp_path) -> None:
+    table = arm_table({"both": 0.2, "neither": 0.0})
+    table.to_csv(tmp_path / arms.TABLE, index=False)
+    arms._check_same(tmp_path, {"settings": asdict(arms.ArmSettings()), "data": {}})
+    records = verdicts.arm_gains(arms.shipped(tmp_path), MASKS, tmp_path)
+    assert records[0]["weights"] == arms.shipped_hash(tmp_path) != arms.shipped_hash()
+    assert records[0]["setting"]["training"] == arms.origin(tmp_path) != ""
 
 
 def test_the_papers_tables_agree_with_themselves_and_with_the_ledger() -> None:

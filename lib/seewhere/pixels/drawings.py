@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from seewhere import metrics
@@ -38,14 +40,18 @@ def _masked(item: Reference, said: Segmentation) -> figures.Picture:
 def compare(
     references: Sequence[Reference], said: Mapping[str, Sequence[Segmentation]], places: Sequence[int]
 ) -> Figure:
-    """One line a reference: the truth, then each system's probabilities and its mask."""
+    """One line a reference: the truth, then each system's probabilities and its mask; below, what colours mean."""
     names = list(said)
     columns = 1 + 2 * len(names)
     with style.drawing():
         sizes = [references[place].expression.image.size for place in places]
         heights = [2.25 * min(height / width, 1.4) + 0.65 for width, height in sizes]
-        figure = pyplot.figure(figsize=(2.25 * columns, sum(heights)))
-        lines = figure.subfigures(len(places), 1, squeeze=False, height_ratios=heights)[:, 0]
+        bar = 0.7
+        figure = pyplot.figure(figsize=(2.25 * columns, sum(heights) + bar))
+        *lines, last = figure.subfigures(len(places) + 1, 1, squeeze=False, height_ratios=[*heights, bar])[:, 0]
+        scale = last.add_axes((0.3, 0.6, 0.4, 0.2))
+        last.colorbar(ScalarMappable(Normalize(0, 1), "viridis"), cax=scale, orientation="horizontal")
+        scale.set_xlabel("probability that the cell belongs to what the phrase names; the mask is above one half")
         for line, place in zip(lines, places, strict=True):
             item = references[place]
             image = item.expression.image.open()
@@ -89,16 +95,18 @@ def arms_chart(table: pd.DataFrame, order: Sequence[str], title: str = "") -> Fi
 
 
 def hundreds_chart(table: pd.DataFrame, seed: int = 0, size: int = segmentation.HUNDRED) -> Figure:
-    """cIoU of groups of 100 references, a dot each, and of all of them, a line: the luck in a hundred."""
+    """cIoU of groups of 100 references of a data set, a dot each, and of all of them, a line: the luck in a hundred."""
     found = segmentation.hundreds(table, size, seed)
     with style.drawing():
-        figure, axes = pyplot.subplots(figsize=(6.4, 0.6 * len(found) + 1.3))
-        for place, (name, values) in enumerate(found.items()):
-            own = table[table.system == name]
+        figure, axes = pyplot.subplots(figsize=(6.4, 0.42 * len(found) + 1.3))
+        systems = list(dict.fromkeys(system for system, _ in found))
+        for place, ((name, data), values) in enumerate(found.items()):
+            own = table[(table.system == name) & (table.data == data)]
             whole = 100 * metrics.cumulative_iou(own.intersection, own.union)
-            axes.plot(values, np.full(len(values), place), "o", color=style.color(place), alpha=0.6)
+            color = style.color(systems.index(name))
+            axes.plot(values, np.full(len(values), place), "o", color=color, alpha=0.6)
             axes.plot([whole, whole], [place - 0.3, place + 0.3], color=style.BLACK, linewidth=2)
-        axes.set_yticks(range(len(found)), list(found))
+        axes.set_yticks(range(len(found)), [f"{name}, {data}" for name, data in found])
         axes.set(xlabel=f"cIoU (%) of {size} references (dots) and of all (line)", ylim=(len(found) - 0.5, -0.5))
         axes.grid(True, axis="x")
         axes.grid(False, axis="y")

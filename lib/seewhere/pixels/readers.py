@@ -6,25 +6,30 @@ be tried; its name says what it is, and what it answers means nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from seewhere import storage
 from seewhere.models import micro_vlm
 from seewhere.models.chat_pixels import ChatPixelReader
 from seewhere.models.language_model import quick_dtype
 from seewhere.models.micro_clip import MicroClip, build_model
+from seewhere.models.micro_vlm_weights import FOLDER
 from seewhere.models.minigpt import SETTINGS_FILE, MiniGPT, micro_minigpt
 from seewhere.models.registry import MINIGPTS, load_minigpt
 from seewhere.pixels import prompts
 from seewhere.pixels.reader import PixelReader
+from seewhere.pixels.recipe import TRAINING
 
 MINIGPT_V2 = "minigpt-v2"
 WEIGHTS = "weights_hash"  # attribute of a reader that was loaded here
 MAKE = "seewhere train pixels"
 TINY = "tiny and untrained"
+ENCODER, ACCOUNT = "encoder at the start", "**How it went.**"
+"""What the card of the shipped models calls the two things that a reader of their scores has to know."""
 
 
 def load(source: str, stand_in: bool = False, half: bool = False, progress: bool = False, **options: Any) -> Any:
@@ -124,6 +129,36 @@ def describe(reader: Any) -> str:
     model = reader.model
     count = sum(p.numel() for p in model.parameters()) / 1e6
     return f"{model.name}: {count:.1f} M parameters, {model.tokens} image tokens, pictures of {model.side} px"
+
+
+def how_trained(sources: Iterable[str]) -> str:
+    """What is on record of how models were trained: the card of those in the package, `TRAINING` beside a folder."""
+    found: list[str] = []
+    for source in dict.fromkeys("" if source in MINIGPTS else source for source in sources):
+        record = Path(source).expanduser().parent / TRAINING
+        if not source:
+            found += _account(FOLDER / "README.md")
+        elif record.is_file():
+            stored = storage.read_json(record)
+            settings = stored["settings"]
+            shares = ", ".join(f"{task} {share:g}" for task, share in settings["mixture"].items())
+            found.append(
+                f"{source}: stage {stored['stage']}, {settings['steps']} steps of {settings['images']} pictures "
+                f"({shares}), rate {settings['learning_rate']:g}, from {settings['start'] or settings['clip']}"
+            )
+        else:
+            found.append(f"{source}: nothing on record")
+    return "\n".join(found)
+
+
+def _account(card: Path) -> list[str]:
+    """From the card of the shipped models: which encoder they began with, and what is told of their training."""
+    if not card.is_file():
+        return ["the models of the package: no card came with them"]
+    text = card.read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith(f"| {ENCODER} |")]
+    told = [" ".join(part.split()) for part in text.split("\n\n") if part.startswith(ACCOUNT)]
+    return [f"{name}: {value}" for name, value in rows] + [part.removeprefix(ACCOUNT).strip() for part in told]
 
 
 def fingerprints(readers: dict[str, Any]) -> dict[str, str]:

@@ -6,7 +6,7 @@ resolution, so the grid sets a ceiling; it is reported beside every score (`Refe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Protocol
@@ -64,6 +64,36 @@ def segment(
         return Segmentation(np.full(4, np.nan), values)
     values[cells[:, 1], cells[:, 0]] = model.read_mask(image, phrase, centres_of(cells, image.size, grid))
     return Segmentation(found, values)
+
+
+class ConstantBox:
+    """A baseline without a model: one box for every phrase, and every cell of a box belongs to what is meant.
+
+    Given the true box it shows what filling a box is worth.
+
+    Args:
+        shares: (4,) x1, y1, x2, y2 in shares of the picture's sides.
+    """
+
+    name = "constant box"
+
+    def __init__(self, shares: NDArray) -> None:
+        self.shares = np.asarray(shares, dtype=np.float64)
+
+    @classmethod
+    def of(cls, references: Sequence[Reference]) -> ConstantBox:
+        """The median box of the very references that are asked: a baseline that knows as much as a constant can."""
+        sizes = [item.expression.image.size for item in references]
+        found = [np.array(item.expression.region.box) for item in references]
+        return cls(np.median([box / [*size, *size] for box, size in zip(found, sizes, strict=True)], axis=0))
+
+    def find_boxes(self, images: Sequence[Image.Image], phrases: Sequence[str]) -> NDArray:
+        """The same box for every picture, in its pixels."""
+        return np.array([self.shares * [*image.size, *image.size] for image in images])
+
+    def read_mask(self, image: Image.Image, phrase: str, points: NDArray) -> NDArray:
+        """Certainty everywhere."""
+        return np.ones(len(points))
 
 
 # ----------------------------------------------------------------------------------------------------- references
@@ -262,11 +292,14 @@ def summary(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows).round(1)
 
 
-def hundreds(table: pd.DataFrame, size: int = HUNDRED, seed: int = 0) -> Mapping[str, NDArray]:
-    """System -> cIoU (percent) of disjoint groups of `size` references: how far such a figure wanders by luck."""
+def hundreds(table: pd.DataFrame, size: int = HUNDRED, seed: int = 0) -> dict[tuple[str, str], NDArray]:
+    """(system, data set) -> cIoU (percent) of disjoint groups of `size` references: how far a split's figure wanders
+    by luck. A data set with fewer references than that is one group.
+    """
     return {
-        str(system): 100 * metrics.cumulative_iou_of_groups(part.intersection, part.union, size, seed)
-        for system, part in table.groupby("system", sort=False)
+        (str(system), str(data)): 100
+        * metrics.cumulative_iou_of_groups(part.intersection, part.union, min(size, len(part)), seed)
+        for (system, data), part in table.groupby(["system", "data"], sort=False)
     }
 
 

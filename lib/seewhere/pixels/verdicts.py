@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,21 +12,35 @@ import pandas as pd
 
 from seewhere import metrics, results
 from seewhere.pixels import arms, segmentation
-from seewhere.pixels.study import Study
+from seewhere.pixels.study import FIXED, Study
 
 RECONSTRUCTION, SEGMENTATION = "05_pixel_reconstruction", "06_referring_segmentation"
 
 
+ONE_RUN = "one run"
+"""How every model behind these records was trained; seeds draw pictures and references."""
+FLOOR, ALLOWED = 5.0, 3.0
+"""Percent: what scores less has nothing to forget. Points: what a task may lose by stage 3."""
+
+
+@dataclass(frozen=True)
 class Origin(results.Origin):
     """What every record of a run of notebook 05 has in common."""
 
     notebook = RECONSTRUCTION
+    training: str = ONE_RUN
+
+    def of_set(self, name: str) -> Origin:
+        """The same for a set of pictures: one that no seed changes was asked once."""
+        return replace(self, seeds=self.seeds[:1]) if name in FIXED else self
 
 
+@dataclass(frozen=True)
 class SegmentationOrigin(results.Origin):
     """The same of notebook 06."""
 
     notebook = SEGMENTATION
+    training: str = ONE_RUN
 
 
 # ------------------------------------------------------------------------------------------------- reconstruction
@@ -34,7 +49,9 @@ class SegmentationOrigin(results.Origin):
 def ratios(study: Study, frozen: str, adapted: str, origin: Origin) -> list[results.Record]:
     """F17: mean RE frozen over mean RE adapted, one record per evaluation set."""
     return [
-        origin.record(study.ratio(frozen, adapted, name), "F17", "re_ratio", data=name, systems=f"{frozen} / {adapted}")
+        origin.of_set(name).record(
+            study.ratio(frozen, adapted, name), "F17", "re_ratio", data=name, systems=f"{frozen} / {adapted}"
+        )
         for name in _sets(study)
     ]
 
@@ -42,7 +59,7 @@ def ratios(study: Study, frozen: str, adapted: str, origin: Origin) -> list[resu
 def against_baselines(study: Study, systems: Sequence[str], baseline: str, origin: Origin) -> list[results.Record]:
     """RE of each system minus that of a baseline that knows the target; below 0 is better than it."""
     return [
-        origin.record(
+        origin.of_set(name).record(
             study.difference(system, baseline, name), None, "re_over_baseline", data=name, system=system, than=baseline
         )
         for name in _sets(study)
@@ -55,9 +72,9 @@ def errors(study: Study, systems: Sequence[str], origin: Origin) -> list[results
     found = []
     for name, group in study.estimates().items():
         for system in (s for s in systems if s in group):
-            found.append(origin.record(group[system], None, "re", data=name, system=system))
+            found.append(origin.of_set(name).record(group[system], None, "re", data=name, system=system))
             mean = group[system].scaled(1 / 3)
-            found.append(origin.record(mean, None, "re_channel_mean", data=name, system=system))
+            found.append(origin.of_set(name).record(mean, None, "re_channel_mean", data=name, system=system))
     return found
 
 
@@ -77,17 +94,17 @@ def stages(study: Study, names: Mapping[str, str], origin: Origin) -> list[resul
     for data in _sets(study):
         if {"1", "2"} <= names.keys():
             drop = study.difference(names["1"], names["2"], data)
-            found.append(origin.record(drop, "F19", "second_stage_drop", data=data))
+            found.append(origin.of_set(data).record(drop, "F19", "second_stage_drop", data=data))
         if {"2", "3"} <= names.keys():
             kept = study.ratio(names["3"], names["2"], data)
-            found.append(origin.record(kept, "F19", "third_stage_re_ratio", data=data))
+            found.append(origin.of_set(data).record(kept, "F19", "third_stage_re_ratio", data=data))
     return found
 
 
 def drop_of_history(history: Any, origin: Origin) -> list[results.Record]:
     """F19's first part from the snapshots taken while training, where stage 1 itself did not ship.
 
-    The interval is over the few pictures that were watched.
+    The interval is over the few held-out pictures that were watched, always the same ones.
     """
     last = {str(stage): place for place, stage in enumerate(history.stages)}
     ends = {name.removeprefix("stage"): place for name, place in last.items()}
@@ -95,7 +112,8 @@ def drop_of_history(history: Any, origin: Origin) -> list[results.Record]:
         return []
     errors_then = np.asarray(history.errors, dtype=np.float64)
     drop = metrics.paired_interval(errors_then[ends["1"]], errors_then[ends["2"]])
-    return [origin.record(drop, "F19", "second_stage_drop", data="pictures watched in training")]
+    once = replace(origin, seeds=(0,))
+    return [once.record(drop, "F19", "second_stage_drop", data="held-out pictures watched while training")]
 
 
 def restored(rows: pd.DataFrame, second: str, third: str, origin: Origin) -> list[results.Record]:
@@ -106,14 +124,47 @@ def restored(rows: pd.DataFrame, second: str, third: str, origin: Origin) -> lis
         second, third: names of the two models in the rows.
         origin: of the records.
     """
-    gains = _gains(rows, third, second)
-    return [origin.record(gain, "F19", "third_stage_restored", task=task) for task, gain in gains.items()]
+    gains, once = _gains(rows, third, second), replace(origin, seeds=origin.seeds[:1])
+    return [once.record(gain, "F19", "third_stage_restored", task=task) for task, gain in gains.items()]
 
 
-def kept(rows: pd.DataFrame, before: str, after: str, origin: Origin) -> list[results.Record]:
-    """What the other tasks lose on the way: score of `after` minus that of `before`, points, one record per task."""
-    gains = _gains(rows, after, before)
-    return [origin.record(gain, None, "kept", task=task, systems=f"{after} - {before}") for task, gain in gains.items()]
+def kept(rows: pd.DataFrame, before: str, after: str, origin: Origin, seed: int = 0) -> list[results.Record]:
+    """What the other tasks lose on the way: score of `after` minus that of `before`, points, one record per task.
+
+    A task in which `before` scores less than `FLOOR` percent has nothing to lose; its record says ``floor``.
+
+    Args:
+        rows: see `restored`.
+        before, after: names of the two models in the rows; before is one that was not yet trained for colours.
+        origin: of the records.
+        seed: that the questions were drawn with.
+    """
+    once, found = replace(origin, seeds=(seed,)), []
+    for task, gain in _gains(rows, after, before).items():
+        score = 100 * rows[(rows.model == before) & (rows.task == task)].score.mean()
+        floor = {"floor": True} if score < FLOOR else {}
+        found.append(once.record(gain, None, "kept", task=task, systems=f"{after} - {before}", **floor))
+    return found
+
+
+def kept_in_words(records: Sequence[results.Record]) -> str:
+    """Whether any task lost more than `ALLOWED` points, from the records of `kept`, in a sentence or two."""
+    found = [record for record in records if record["metric"] == "kept"]
+    if not found:
+        return "What was forgotten is not known: no scores of the stages before came with the weights."
+    floor = [record["setting"]["task"] for record in found if "floor" in record["setting"]]
+    asked = [record for record in found if "floor" not in record["setting"]]
+    lost = [record for record in asked if record["value"] < -ALLOWED]
+    clear = [record for record in lost if record["high"] < -ALLOWED]
+    text = f"{found[0]['setting']['systems']}, points: "
+    text += ", ".join(f"{r['setting']['task']} {r['value']:+.1f} [{r['low']:+.1f}, {r['high']:+.1f}]" for r in asked)
+    names = ", ".join(record["setting"]["task"] for record in lost)
+    text += f". More than {ALLOWED:g} points lost: {names or 'none'}"
+    if lost:
+        text += f"; beyond doubt: {', '.join(record['setting']['task'] for record in clear) or 'none'}"
+    if floor:
+        text += f". Nothing to lose, as under {FLOOR:g} % before: {', '.join(floor)}"
+    return text + "."
 
 
 def _gains(rows: pd.DataFrame, first: str, second: str) -> dict[str, metrics.Interval]:
@@ -139,10 +190,17 @@ def forgetting_table(rows: pd.DataFrame, order: Sequence[str] = ()) -> pd.DataFr
 # --------------------------------------------------------------------------------------------------- segmentation
 
 
-def arm_gains(table: pd.DataFrame, origin: SegmentationOrigin) -> list[results.Record]:
+def arm_gains(
+    table: pd.DataFrame, origin: SegmentationOrigin, folder: Path | str = arms.SHIPPED
+) -> list[results.Record]:
     """F18 from the table of the four arms; seeds are resampled with the images, as they trained other models.
 
     Each gain is over the arms that are there; none without a table.
+
+    Args:
+        table: of predictions.
+        origin: of the records, but for seeds, weights and training, which are the table's own.
+        folder: where the table lies.
     """
     if table.empty:
         return []
@@ -157,8 +215,8 @@ def arm_gains(table: pd.DataFrame, origin: SegmentationOrigin) -> list[results.R
     origin = replace(
         origin,
         seeds=tuple(sorted(int(s) for s in table.seed.unique())),
-        weights=arms.shipped_hash(),
-        training=arms.origin(),
+        weights=arms.shipped_hash(folder),
+        training=arms.origin(folder),
     )
     found = []
     for metric, (first, second) in pairs.items():
@@ -172,22 +230,61 @@ def arm_gains(table: pd.DataFrame, origin: SegmentationOrigin) -> list[results.R
     return found
 
 
-def live_gains(table: pd.DataFrame, adapted: str, frozen: str, origin: SegmentationOrigin) -> list[results.Record]:
-    """The shipped models asked here: cIoU and P@1 of the box, adapted minus frozen (F21), over all data and by each."""
+def live_gains(
+    table: pd.DataFrame,
+    adapted: str,
+    frozen: str,
+    origin: SegmentationOrigin,
+    constant: str = segmentation.ConstantBox.name,
+) -> list[results.Record]:
+    """The shipped models asked here: cIoU, and P@1 of the box (F21), over all data and by each.
+
+    F21 is two things: that the adapted model finds more boxes than the frozen one, and that it finds more than one box
+    for everything does, for else there is nothing to compare.
+    """
     found = []
-    sides = table[table.box == "found"]
-    first, second = (sides[sides.system == name] for name in (adapted, frozen))
-    if first.empty or second.empty:
+    sides = {str(system): part for system, part in table[table.box == "found"].groupby("system")}
+    if not {adapted, frozen} <= sides.keys():
         return []
-    gain, systems = segmentation.gain(first, second), f"{adapted} - {frozen}"
-    found.append(origin.record(gain, None, "gain_ciou_shipped", systems=systems))
-    for name in ["all", *first.data.unique()]:
-        parts = [t if name == "all" else t[t.data == name] for t in (first, second)]
-        hits = [part.sort_values(["seed", "data", "expression_id"]) for part in parts]
-        better = metrics.paired_interval(hits[0].hit, hits[1].hit, hits[0].image_id.to_numpy()).scaled(100)
-        claim = "F21" if name == "all" else None
-        found.append(origin.record(better, claim, "referring_gain", data=name, systems=systems))
+    systems = f"{adapted} - {frozen}"
+    for box, own in table.groupby("box", sort=False):
+        pair = [own[own.system == name] for name in (adapted, frozen)]
+        if not (pair[0].empty or pair[1].empty):
+            gain = segmentation.gain(pair[0], pair[1])
+            found.append(origin.record(gain, None, "gain_ciou_shipped", box=str(box), systems=systems))
+    for metric, other in (("referring_gain", frozen), ("referring_over_constant", constant)):
+        if other not in sides:
+            continue
+        for name in ["all", *sides[adapted].data.unique()]:
+            parts = [t if name == "all" else t[t.data == name] for t in (sides[adapted], sides[other])]
+            hits = [part.sort_values(["seed", "data", "expression_id"]) for part in parts]
+            better = metrics.paired_interval(hits[0].hit, hits[1].hit, hits[0].image_id.to_numpy()).scaled(100)
+            claim = "F21" if name == "all" else None
+            found.append(origin.record(better, claim, metric, data=name, systems=f"{adapted} - {other}"))
     return found
+
+
+def boxes_and_pixels_in_words(
+    table: pd.DataFrame, adapted: str, frozen: str, constant: str = segmentation.ConstantBox.name
+) -> str:
+    """What a wrong box costs and what wrong pixels cost, and whether any model beats a box that is simply filled."""
+    lines = []
+    for box, own in table.groupby("box", sort=False):
+        scores = {str(name): segmentation.cumulative(part).value for name, part in own.groupby("system", sort=False)}
+        said = ", ".join(f"{name} {value:.1f}" for name, value in scores.items())
+        gain = segmentation.gain(own[own.system == adapted], own[own.system == frozen])
+        lines.append(
+            f"{box} box, cIoU in percent: {said}; {adapted} minus {frozen}: "
+            f"{gain.value:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}]."
+        )
+        best = max(value for name, value in scores.items() if name != constant)
+        if box == "true" and constant in scores and best <= scores[constant]:
+            lines.append(
+                f"Filling the true box scores {scores[constant]:.1f}, the better model's cells in it {best:.1f}: "
+                "neither can tell an object's pixels from its surroundings yet, and a difference between them is one "
+                "between two models that hardly do the task."
+            )
+    return "\n".join(lines)
 
 
 def scores(table: pd.DataFrame, origin: SegmentationOrigin) -> list[results.Record]:

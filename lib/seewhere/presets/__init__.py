@@ -1,8 +1,8 @@
 """Every setting of every notebook in one place: a preset is a TOML file with a table per notebook.
 
 Each value tells its trade-off. Presets change values, never branches. ``smoke`` proves that the code runs, ``quick`` is
-for a laptop and is what the committed outputs come from, ``full`` trains everything from scratch, ``paper`` holds the
-published values. ``quick`` is the list of names that exist: every preset must give every one of them, with the same
+for a laptop and is what the committed outputs come from, ``full`` takes large samples, ``paper`` holds the published
+values. ``quick`` is the list of names that exist: every preset must give every one of them, with the same
 type, so a notebook never has to ask whether a value is there.
 """
 
