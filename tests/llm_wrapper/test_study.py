@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,12 @@ import pytest
 from seewhere import results
 from seewhere.datasets import ReferringDataset
 from seewhere.llm_wrapper import experiments, study, verdicts
-from seewhere.llm_wrapper.wrapper import LLMWrapper
+from seewhere.llm_wrapper.wrapper import STATUSES, LLMWrapper
 from seewhere.models.candidates import empty_candidates, make_candidates
 from seewhere.records import Expression, ImageRecord, Region
 
-ORIGIN = verdicts.Origin("smoke", (0,), {})
+ORIGIN = verdicts.Origin("smoke", (0,), {"oracle": "0ab1"}, "trained on nothing")
+ORIGINS = {"oracle": ORIGIN}
 
 
 class Oracle:
@@ -40,6 +42,7 @@ def made_study(count: int = 12) -> study.Study:
     ]
     found = [make_candidates(boxes, ["dog"] * 3, None, detector="first", top=0) for _ in range(count)]
     made = study.Study(_Data(), expressions, [0] * count, {"first": found, "second": found})  # type: ignore[arg-type]
+    made.hashes = {"first": "1", "second": "2"}
     for name in ("first", "second"):
         made.add(experiments.zero_shot(expressions, found, name))
     return made
@@ -55,17 +58,39 @@ def test_gain_of_an_oracle_is_what_the_detector_missed() -> None:
     interval = experiments.gain(made.table, "first + oracle", "first")
     assert interval.value == pytest.approx(100 * 2 / 3)
     assert interval.low > 0 and interval.n == 12
-    entries = verdicts.gains([made], ["first"], ["oracle"], "F6", "gain_p_at_1", ORIGIN)
-    assert results.validate(entries[0])["setting"] == {"detector": "first", "llm": "oracle", "data": "made"}
+    entry = verdicts.gains([made], ["first"], ORIGINS, "F6", "gain_p_at_1")[0]
+    told = {"detector": "first", "llm": "oracle", "data": "made", "training": "trained on nothing"}
+    assert results.validate(entry)["setting"] == told
+    assert entry["weights"] == {"oracle": "0ab1", "detector first": "1"}
 
 
 def test_free_text_that_says_nothing_falls_back_and_is_counted() -> None:
     made = made_study()
-    name = made.ask(LLMWrapper(Oracle()), "first", "oracle, free text", free=True)
-    rates = {r["metric"]: r["value"] for r in verdicts.unusable(made.table, name, ORIGIN, answering="free text")}
+    name = made.ask(LLMWrapper(Oracle()), "first", "oracle", free=True)
+    assert name == "first + oracle, free text"
+    found = verdicts.unusable([made], "oracle", ORIGIN, free=True)
+    rates = {r["metric"]: r["value"] for r in found}
+    assert {r["claim"] for r in found} == {"F11"} and {r["n"] for r in found} == {12}
     assert rates == {"non_integer_rate": 100.0, "out_of_range_rate": 0.0}
     assert experiments.gain(made.table, name, "first").value == 0
-    assert experiments.failure_rates(made.table).loc[name, "no integer"] == 100
+    rates = experiments.failure_rates(made.table)
+    assert list(rates.index) == [name], "detectors alone give no answers"
+    assert list(rates.columns) == list(STATUSES), "also those that never occurred"
+    assert rates.loc[name, "no integer"] == 100 and rates.loc[name, "out of range"] == 0
+
+
+def test_unusable_answers_are_counted_over_all_lists_that_were_asked_about() -> None:
+    made = made_study()
+    for detector in ("first", "second"):
+        made.ask(LLMWrapper(Oracle()), detector, "oracle")
+        made.ask(LLMWrapper(Oracle()), detector, "oracle", experiments.ZERO_SHOT, free=True)
+    single = made_study(3)
+    single.candidates["first"] = [found[np.array([0])] for found in single.candidates["first"]]
+    single.ask(LLMWrapper(Oracle()), "first", "oracle")
+    assert {r["n"] for r in verdicts.unusable([made, single], "oracle", ORIGIN)} == {24}, "no one asked about one box"
+    before = verdicts.unusable([made], "oracle", ORIGIN, free=True, training=experiments.ZERO_SHOT)
+    assert [(r["claim"], r["value"]) for r in before] == [(None, 100.0), (None, 0.0)]
+    assert verdicts.unusable([made], "another", ORIGIN) == []
 
 
 def test_joined_candidates_run_on_and_can_be_asked() -> None:
@@ -75,8 +100,45 @@ def test_joined_candidates_run_on_and_can_be_asked() -> None:
     made.ask(LLMWrapper(Oracle()), joint, "oracle")
     made.ask(LLMWrapper(Oracle()), "first", "oracle")
     made.ask(LLMWrapper(Oracle()), "second", "oracle")
-    record = verdicts.ensembling(made, ["first", "second"], ["oracle"], joint, ORIGIN)[0]
+    record = verdicts.ensembling(made, ["first", "second"], joint, ORIGINS)[0]
     assert record["value"] == 0 and record["metric"] == "ensemble_gain"
+    assert {"detector first", "detector second"} < record["weights"].keys()
+
+
+class Sure(Oracle):
+    """The oracle, with as much confidence as it is told; where it is not sure it errs."""
+
+    def __init__(self, sure: Sequence[bool]) -> None:
+        self.sure = list(sure)
+
+    def choose(self, prompts: Sequence[list], options: Sequence[Sequence[str]]) -> list[np.ndarray]:
+        right = super().choose(prompts, options)
+        return [0.9 * p + 0.05 if sure else 0.4 * np.roll(p, 1) + 0.3 for p, sure in zip(right, self.sure, strict=True)]
+
+
+def test_of_two_answers_the_surer_one_counts() -> None:
+    made = made_study(6)
+    made.ask(LLMWrapper(Sure([True, True, False, False, True, False])), "first", "oracle")
+    made.ask(LLMWrapper(Sure([True, False, True, False, False])), "second", "oracle", most=5)
+    name = made.surer("first", "second", "oracle")
+    rows = made.table[made.table.system == experiments.system(name, "oracle")]
+    assert {r["n"] for r in verdicts.unusable([made], "oracle", ORIGIN)} == {11}, "given once, not twice"
+    assert list(experiments.failure_rates(made.table).index) == ["first + oracle", "second + oracle"]
+    assert name == "first | second" and list(rows.expression_id) == [0, 1, 2, 3, 4]
+    assert list(rows.hit) == [True, True, True, False, True]
+    record = verdicts.ensembling(made, ["first", "second"], name, ORIGINS, None, "ensemble_gain_apart")[0]
+    assert record["n"] == 5 and record["setting"]["better"] == "first" and record["claim"] is None
+    assert record["value"] == pytest.approx(20)
+    assert {"detector first", "detector second"} < record["weights"].keys()
+
+
+def test_a_single_box_that_no_one_was_asked_about_is_not_sure() -> None:
+    made = made_study(3)
+    made.candidates["first"] = [found[np.array([2])] for found in made.candidates["first"]]
+    for detector in ("first", "second"):
+        made.ask(LLMWrapper(Oracle()), detector, "oracle")
+    name = made.surer("first", "second", "oracle")
+    assert made.table[made.table.detector == name].hit.all(), "the second list was asked about and is right"
 
 
 def test_a_miss_without_candidates_is_a_row_and_no_hit() -> None:
@@ -89,7 +151,7 @@ def test_systems_asked_different_things_are_not_compared() -> None:
     made = made_study()
     made.ask(LLMWrapper(Oracle()), "first", "oracle")
     with pytest.raises(ValueError, match="different expressions"):
-        experiments.gain(made.table.iloc[1:], "first + oracle", "first")
+        experiments.gain(made.table.iloc[1:], "first + oracle", "first")  # the detector lacks one
     with pytest.raises(ValueError, match="no rows for"):
         experiments.gain(made.table, "third", "first")
 
@@ -107,8 +169,26 @@ def test_difference_of_groups_has_the_right_sign_and_width() -> None:
 def test_robustness_names_every_condition_it_has_rows_for() -> None:
     made = made_study()
     made.ask(LLMWrapper(Oracle()), "first", "oracle")
-    found = verdicts.robustness([made.table.assign(words=9)], ["first"], ["oracle"], ORIGIN)
+    made.table = made.table.assign(words=9)
+    found = verdicts.robustness([made], ["first"], ORIGINS)
     assert {r["metric"] for r in found} == {"long_text_gain"}
+    assert found[0]["setting"]["data"] == "made"
+
+
+def test_a_target_that_no_candidate_covers_counts_in_no_group_of_labels() -> None:
+    made = made_study()
+    first = made.expressions[0]
+    missed = replace(first, region=replace(first.region, box=(22.0, 22.0, 38.0, 38.0)))
+    row = experiments.zero_shot([missed], made.candidates["first"][:1], "first").iloc[0]
+    assert not row.reachable and row.same_label == 0
+    made.expressions[0] = missed
+    made.ask(LLMWrapper(Oracle()), "first", "oracle")
+    part = experiments.with_groups(made.table[made.table.system == "first + oracle"])
+    assert part["same label"].isna().sum() == 1 and set(part["same label"].dropna()) == {"3"}
+    # Two boxes of the label in the first six questions, three in the rest: the miss must not enter either side.
+    made.table.loc[(made.table.expression_id < 6) & (made.table.same_label > 0), "same_label"] = 2
+    gap = verdicts.robustness([made], ["first"], ORIGINS)
+    assert [(r["metric"], r["n"], r["value"]) for r in gap] == [("same_label_gap", 11, 0.0)]
 
 
 def test_groups_of_the_ablations() -> None:
@@ -159,6 +239,57 @@ def test_gains_of_two_data_sets_count_together_even_with_equal_ids() -> None:
     made = [made_study(12), made_study(6)]
     for item in made:
         item.ask(LLMWrapper(Oracle()), "first", "oracle")
-    record = verdicts.gains(made, ["first"], ["oracle"], "F6", "gain_p_at_1", ORIGIN)[0]
+    record = verdicts.gains(made, ["first"], ORIGINS, "F6", "gain_p_at_1")[0]
     assert record["n"] == 18 and record["setting"]["data"] == "made made"
     assert record["value"] == pytest.approx(100 * 2 / 3)
+
+
+def test_a_model_asked_about_a_part_is_compared_on_that_part() -> None:
+    made = made_study(12)
+    made.drawn_by = [0] * 6 + [1] * 6
+    made.ask(LLMWrapper(Oracle()), "first", "oracle", most=4)
+    asked = made.table[made.table.system == "first + oracle"]
+    assert list(asked.expression_id) == [0, 1, 2, 3, 6, 7, 8, 9], "the first of each seed"
+    interval = experiments.gain(made.table, "first + oracle", "first")
+    assert interval.n == 8 and interval.value == pytest.approx(100 * 4 / 8)
+
+
+def test_the_gain_of_fine_tuning_is_over_the_same_model_before_it() -> None:
+    class First(Oracle):
+        def choose(self, prompts: Sequence[list], options: Sequence[Sequence[str]]) -> list[np.ndarray]:
+            return [np.eye(len(o))[0] for o in options]
+
+    made, other = made_study(12), made_study(12)
+    for item in (made, other):
+        item.ask(LLMWrapper(Oracle()), "first", "oracle")
+    assert verdicts.over_zero_shot([made, other], ["first", "second"], ORIGINS) == []
+    made.ask(LLMWrapper(First()), "first", "oracle", experiments.ZERO_SHOT, most=6)
+    record = verdicts.over_zero_shot([made, other], ["first", "second"], ORIGINS)[0]
+    assert (record["claim"], record["metric"], record["n"]) == (None, "gain_over_zero_shot_llm", 6)
+    assert record["value"] == pytest.approx(100 * 2 / 3)
+
+
+def test_a_table_names_detector_language_model_and_training() -> None:
+    made = made_study()
+    made.candidates["annotations"] = made.candidates["first"]
+    made.add(experiments.zero_shot(made.expressions, made.candidates["annotations"], "annotations"))
+    made.add(made.at_random("first", 0))
+    made.ask(LLMWrapper(Oracle()), "first", "micro")
+    made.ask(LLMWrapper(Oracle()), "first", "micro", experiments.ZERO_SHOT, free=True)
+    shown = experiments.summary(made.table)
+    assert list(map(tuple, shown.iloc[2:, :3].to_numpy())) == [
+        ("annotations", "-", "label match"),
+        ("first", "-", "at random"),
+        ("first", "micro-lm", "fine-tuned"),
+        ("first", "micro-lm", "zero-shot, free text"),
+    ]
+    assert set(made.estimates(detector="annotations")) == {"annotations, label match"}
+
+
+def test_ours_stand_beside_the_papers_numbers() -> None:
+    made = made_study()
+    made.ask(LLMWrapper(Oracle()), "first", "oracle")
+    table = verdicts.beside("F6", verdicts.gains([made], ["first"], ORIGINS, "F6", "gain_p_at_1"))
+    printed = table[table[""] == "paper"]
+    assert "+18.0" in set(printed.gain_p_at_1) and "+23.0" in set(printed.gain_p_at_1)
+    assert list(table.iloc[-1])[:3] == ["here", "first, oracle, made", "+66.7"]

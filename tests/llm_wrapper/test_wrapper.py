@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from seewhere.llm_wrapper import examples, wrapper
 from seewhere.llm_wrapper.wrapper import LLMWrapper, parse_index
 from seewhere.models.candidates import empty_candidates, make_candidates
+from seewhere.models.language_model import PromptTooLong, load_language_model
 
 SIZE = (200, 100)
 
@@ -108,3 +109,28 @@ def test_confidences_are_written_only_where_the_detector_gives_them() -> None:
     asked = LLMWrapper(Scripted(), "percent", scores=True)
     assert "score 0.25" in asked.prompt((20, 20), "dog", sure)
     assert "score" not in asked.prompt((20, 20), "dog", silent)
+
+
+class Forgetful(Scripted):
+    """A language model that reads a thousand characters at most."""
+
+    def too_long(self, prompts: Sequence[list], room: int) -> list[bool]:
+        return [len(turn[0]["content"]) + room > 1000 for turn in prompts]
+
+
+def test_a_list_beyond_the_context_is_left_to_the_detector_and_counted() -> None:
+    model = Forgetful("0")
+    asked = [SIZE] * 2, ["dog"] * 2, [row(300, top=7), row(2)]
+    for answers in (LLMWrapper(model).answer(*asked), LLMWrapper(model).answer_freely(*asked)):
+        assert [a.status for a in answers] == ["too long", "chosen"]
+        assert answers[0].index == 7 and answers[0].probabilities[7] == 1
+    assert wrapper.TOO_LONG in wrapper.STATUSES and wrapper.TOO_LONG not in wrapper.ASKED
+
+
+def test_three_hundred_candidates_are_more_than_the_micro_language_model_reads() -> None:
+    model = load_language_model("micro", progress=False)
+    crowd = LLMWrapper(model, "percent")
+    answers = crowd.answer([SIZE] * 2, ["dog on left"] * 2, [row(300, top=3), row(4)])
+    assert [a.status for a in answers] == ["too long", "chosen"] and answers[0].index == 3
+    with pytest.raises(PromptTooLong, match=r"question 0: the prompt has \d+ tokens .* reads 2048 at most"):
+        model.choose([[{"role": "user", "content": answers[0].prompt}]], [["0", "1"]])

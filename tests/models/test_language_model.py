@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from seewhere import training
+from seewhere import storage, training
 from seewhere.models import language_model
-from seewhere.models.language_model import HubLanguageModel, load_language_model
+from seewhere.models.language_model import HubLanguageModel, PromptTooLong, load_language_model
 from seewhere.models.protocols import LanguageModel
 from tiny_models import tiny_llama
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -148,3 +148,24 @@ def test_device_and_number_format_come_with_a_reason(monkeypatch: pytest.MonkeyP
 def test_four_bit_says_what_is_missing() -> None:
     with pytest.raises(ValueError, match="CUDA GPU"):
         language_model.four_bit_settings(torch.device("cpu"))
+
+
+def test_what_does_not_fit_the_context_is_told_before_and_refused(folder: Path) -> None:
+    model = load_language_model(str(folder), device="cpu", progress=False)
+    assert isinstance(model, HubLanguageModel) and model.context == 512
+    short, long = chat("which dog?"), chat("dog " * 130)
+    assert model.too_long([short, long, chat("é" * 150)]) == [False, True, False]
+    near = chat("x" * (512 - 8 - len(model.prompt_tokens([chat("")])[0])))
+    assert model.too_long([near], 8) == [False] and model.too_long([near], 9) == [True]
+    with pytest.raises(PromptTooLong, match=r"question 1: .* \(1 of 2 questions"):
+        model.choose([short, long], [["0", "1"]] * 2)
+    with pytest.raises(PromptTooLong, match="answer up to 500"):
+        model.generate([short], 500)
+
+
+def test_a_model_tells_its_size_and_its_weights(folder: Path) -> None:
+    model = HubLanguageModel.load(folder)
+    assert model.parameters == sum(p.numel() for p in model.model.parameters()) > 1000
+    assert model.weight_hashes() == {folder.name: storage.hash_file(folder / "model.safetensors")}
+    assert HubLanguageModel(tiny_model(), byte_tokenizer(), "made").weight_hashes() == {}
+    assert language_model.source_of("micro").name == "micro-lm" and language_model.source_of("a/b") == "a/b"

@@ -95,17 +95,24 @@ def main(arguments: argparse.Namespace) -> int:
         "trained_on": [*before, {"boxes": arguments.detector or "scenes", "questions": len(examples)}],
     }
     storage.atomic_write_json(arguments.out / "adapter" / WRAPPER_FILE, about)
-    history = joined(arguments.start, thinned(trained.history))
+    history = joined(arguments.start, thinned(trained.history).assign(stage=arguments.detector or "scenes"))
     storage.atomic_write_text(arguments.out / "adapter" / HISTORY_FILE, history.to_csv(index=False))
     print(f"{len(examples)} questions, {trained.steps} steps; the adapter is in {arguments.out / 'adapter'}")
     return 0
 
 
 def joined(start: Path | None, history: pd.DataFrame) -> pd.DataFrame:
-    """Return a log behind that of the adapter it went on from, steps running on."""
+    """Return a log behind that of the adapter it went on from, steps running on.
+
+    The column ``stage`` says whose boxes were read, in training and in what is held out: the two halves of a curve are
+    not measured on the same lists. An earlier log without it takes the name from ``wrapper.json``.
+    """
     if start is None or not (start / HISTORY_FILE).is_file():
         return history
     before = pd.read_csv(start / HISTORY_FILE)
+    if "stage" not in before:
+        parts = storage.read_json(start / WRAPPER_FILE)["trained_on"]
+        before["stage"] = ", ".join(dict.fromkeys(str(part["boxes"]) for part in parts))
     return pd.concat([before, history.assign(step=history.step + before.step.max())], ignore_index=True)
 
 

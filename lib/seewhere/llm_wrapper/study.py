@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -10,15 +11,19 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from seewhere import metrics, storage
+from seewhere import metrics
 from seewhere.datasets import ReferringDataset
 from seewhere.llm_wrapper import experiments, prompts
-from seewhere.llm_wrapper.wrapper import LLMWrapper, shipped_adapter
+from seewhere.llm_wrapper.wrapper import CHOSEN, ONE_CANDIDATE, LLMWrapper
+from seewhere.models import provenance
 from seewhere.models.candidates import Detections, make_candidates
 from seewhere.models.label_match import best_candidate
 from seewhere.models.registry import load_grounder
 from seewhere.records import Expression
 from seewhere.show import figures
+
+SURER = "the surer of two"  # the status of an answer that was given before, see `Study.surer`
+LONG_DATA = ("worldlong", "hc-refloco")
 
 
 def draw_expressions(dataset: ReferringDataset, count: int, seeds: Sequence[int]) -> tuple[list[Expression], list[int]]:
@@ -61,7 +66,7 @@ def annotated_candidates(dataset: ReferringDataset, expressions: Sequence[Expres
     return found
 
 
-@dataclass
+@dataclass(eq=False)
 class Study:
     """Detectors and language models asked about the same expressions.
 
@@ -71,6 +76,7 @@ class Study:
         drawn_by: the seed that drew each expression.
         candidates: detector name -> candidate lists, one per expression.
         table: the predictions so far, one row per (expression, system).
+        hashes: detector name -> what identifies its weights.
     """
 
     dataset: ReferringDataset
@@ -78,38 +84,56 @@ class Study:
     drawn_by: list[int]
     candidates: dict[str, list[Detections]] = field(default_factory=dict)
     table: pd.DataFrame = field(default_factory=pd.DataFrame)
+    hashes: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def start(cls, dataset: ReferringDataset, count: int, seeds: Sequence[int], detectors: Sequence[str]) -> Study:
         """Draw `count` expressions a seed and ask every detector; ``annotations`` are the data set's own boxes."""
-        study = cls(dataset, *draw_expressions(dataset, count, seeds))
+        return cls.of(dataset, *draw_expressions(dataset, count, seeds), detectors)
+
+    @classmethod
+    def of(
+        cls, dataset: ReferringDataset, expressions: list[Expression], drawn_by: list[int], detectors: Sequence[str]
+    ) -> Study:
+        """As `start`, about expressions that are drawn already."""
+        study = cls(dataset, expressions, drawn_by)
         for name in tqdm(detectors, desc="detectors", leave=False):
             if name == experiments.ANNOTATIONS:
                 study.candidates[name] = annotated_candidates(dataset, study.expressions)
             else:
-                study.candidates[name] = experiments.detect(load_grounder(name), study.expressions)
+                grounder = load_grounder(name)
+                study.candidates[name] = experiments.detect(grounder, study.expressions)
+                study.hashes[name] = provenance.grounder_hash(grounder)
             study.add(experiments.zero_shot(study.expressions, study.candidates[name], name))
-            study.add(study.at_random(name, seeds[0]))
+            study.add(study.at_random(name, drawn_by[0] if drawn_by else 0))
         return study
+
+    @property
+    def is_long(self) -> bool:
+        """Whether the data set asks in paragraphs (F9); all others are ordinary."""
+        return self.dataset.name in LONG_DATA
 
     def add(self, rows: pd.DataFrame) -> None:
         """Append rows to the table."""
         self.table = pd.concat([self.table, rows], ignore_index=True)
 
-    def estimates(self, seed: int = 0) -> dict[str, metrics.Interval]:
-        """Return P@1 (0..1) of every system with its interval, for charts."""
+    def estimates(self, seed: int = 0, detector: str | None = None) -> dict[str, metrics.Interval]:
+        """Return P@1 (0..1) of every system (on one detector's boxes) with its interval, for charts."""
+        table = self.table if detector is None else self.table[self.table.detector == detector]
         return {
             str(system): metrics.bootstrap_interval(part.hit.to_numpy(float), part.image_id.to_numpy(), seed)
-            for system, part in self.table.groupby("system", sort=False)
+            for system, part in table.groupby("system", sort=False)
         }
 
-    def panels(self, detector: str, label: str, count: int = 4) -> list[figures.PanelRow]:
-        """Lay out expressions, one a picture, for which the detector and a system asked before disagree."""
-        chosen = self.table[self.table.system == f"{detector} + {label}"]["index"]
+    def panels(self, detector: str, llm: str, count: int = 4) -> list[figures.PanelRow]:
+        """Lay out expressions, one a picture, for which the detector and a fine-tuned model asked before disagree."""
+        asked = self.table[self.table.system == experiments.system(detector, llm)]
+        chosen = dict(zip(asked.expression_id, asked["index"], strict=True))
         rows: list[figures.PanelRow] = []
         shown: set[int] = set()
-        for expression, found, index in zip(self.expressions, self.candidates[detector], chosen, strict=True):
+        for expression, found in zip(self.expressions, self.candidates[detector], strict=True):
             own, image_id = int(found.metadata.get("top", -1)), expression.image.image_id
+            index = chosen.get(expression.expression_id, own)
             if own != index and len(rows) < count and image_id not in shown:
                 shown.add(image_id)
                 choices = {"detector": own, "wrapper": int(index)}
@@ -132,23 +156,68 @@ class Study:
                     metadata={**found.metadata, "top": top},
                 )
             )
-        return experiments.zero_shot(self.expressions, picked, f"{detector}, at random")
+        return experiments.zero_shot(self.expressions, picked, detector, experiments.AT_RANDOM)
 
-    def ask(self, wrapper: LLMWrapper | Mapping[int, LLMWrapper], detector: str, label: str, free: bool = False) -> str:
-        """Ask a wrapper about a detector's candidates; the system is called "detector + label" in the table.
+    def ask(
+        self,
+        wrapper: LLMWrapper | Mapping[int, LLMWrapper],
+        detector: str,
+        llm: str,
+        training: str = experiments.FINE_TUNED,
+        free: bool = False,
+        most: int | None = None,
+    ) -> str:
+        """Ask a wrapper about a detector's candidates; returns the system's name in the table.
 
         A mapping gives each seed's expressions to the wrapper that was trained with that seed.
+
+        Args:
+            wrapper: one for all, or one for each seed.
+            detector: whose candidates.
+            llm: the language model's name, for the table.
+            training: "fine-tuned" or "zero-shot".
+            free: let it write, see `LLMWrapper.answer_freely`.
+            most: of each seed's expressions only so many, the first drawn; None for all.
         """
-        name = f"{detector} + {label}"
         wrappers = wrapper if isinstance(wrapper, Mapping) else dict.fromkeys(self.drawn_by, wrapper)
         parts: dict[int, tuple[LLMWrapper, list[int]]] = {}
-        for place, seed in enumerate(self.drawn_by):
-            parts.setdefault(id(wrappers[seed]), (wrappers[seed], []))[1].append(place)
+        for place in self._first(most):
+            one = wrappers[self.drawn_by[place]]
+            parts.setdefault(id(one), (one, []))[1].append(place)
         rows = []
         for one, places in parts.values():
             asked = [self.expressions[i] for i in places], [self.candidates[detector][i] for i in places]
-            rows.append(experiments.wrapped(one, *asked, name, free).set_index(pd.Index(places)))
-        self.add(pd.concat(rows).sort_index().assign(detector=detector) if rows else pd.DataFrame())
+            rows.append(experiments.wrapped(one, *asked, detector, llm, training, free).set_index(pd.Index(places)))
+        self.add(pd.concat(rows).sort_index() if rows else pd.DataFrame())
+        return experiments.system(detector, llm, training, free)
+
+    def _first(self, most: int | None) -> list[int]:
+        """Places of the first `most` expressions that each seed drew."""
+        seen: Counter[int] = Counter()
+        chosen = []
+        for place, seed in enumerate(self.drawn_by):
+            seen[seed] += 1
+            if most is None or seen[seed] <= most:
+                chosen.append(place)
+        return chosen
+
+    def surer(self, first: str, second: str, llm: str) -> str:
+        """Of the answers that were given about each detector's list alone take the surer one; returns the joint name.
+
+        A list of one was never asked about, so it counts only where the other list gave no answer either.
+        """
+        one, two = (
+            self.table[self.table.system == experiments.system(name, llm)].set_index("expression_id")
+            for name in (first, second)
+        )
+        both = [number for number in one.index if number in two.index]
+        one, two = one.loc[both], two.loc[both]
+        second_is_surer = _sureness(two) > _sureness(one)
+        taken = pd.concat([one[~second_is_surer], two[second_is_surer]]).loc[both]
+        name = f"{first} | {second}"
+        system = experiments.system(name, llm)
+        taken = taken.assign(system=system, detector=name, status=SURER, reachable=one.reachable | two.reachable)
+        self.add(taken.reset_index())
         return name
 
     def join(self, first: str, second: str) -> str:
@@ -159,12 +228,13 @@ class Study:
         ]
         return name
 
+    def hashes_of(self, detector: str) -> dict[str, str]:
+        """Return the hashes of a detector's weights, of both where the name joins two."""
+        names = detector.replace(" | ", " & ").split(" & ")
+        return {f"detector {name}": self.hashes[name] for name in names if name in self.hashes}
 
-def adapter_hashes(names: Sequence[str]) -> dict[str, str]:
-    """Return name -> hash of the adapters that ship for some language models."""
-    folders = {name: shipped_adapter(name) for name in names}
-    return {
-        f"llm-wrapper-{name}": storage.hash_file(folder / "adapter_model.safetensors")
-        for name, folder in folders.items()
-        if folder is not None
-    }
+
+def _sureness(rows: pd.DataFrame) -> pd.Series:
+    """How sure each answer is: its probability; 0 where nothing was asked, below that where nothing was found."""
+    unasked = rows.status.map({ONE_CANDIDATE: 0.0}).fillna(-1.0)
+    return rows.probability.where(rows.status == CHOSEN, unasked)

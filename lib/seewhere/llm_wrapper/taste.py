@@ -3,18 +3,25 @@
 A number in the ledger must never come from a model that was not fine-tuned. So where no adapter ships for a language
 model, or the preset says ``adapter = "train"``, one is trained for every seed, on as many questions as the preset
 allows; the record says which of the two it was, and on whose boxes.
+
+Such a training is kept in the runs folder under a name made of all that it depends on: it goes on where it was killed,
+and whoever asks for the same again gets the adapter that is there.
 """
 
 from __future__ import annotations
 
-import tempfile
+import hashlib
+import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock
 
+import seewhere
 from seewhere import storage, training
 from seewhere.datasets import ReferringDataset
 from seewhere.llm_wrapper import experiments
@@ -23,11 +30,26 @@ from seewhere.llm_wrapper.rehearsal import rehearse
 from seewhere.llm_wrapper.study import annotated_candidates, draw_expressions
 from seewhere.llm_wrapper.training import ATTENTION_AND_MLP, LoraSettings, fine_tune
 from seewhere.llm_wrapper.wrapper import HISTORY_FILE, WRAPPER_FILE, LLMWrapper, shipped_adapter
-from seewhere.models.language_model import HubLanguageModel, load_language_model, quick_dtype
+from seewhere.models import provenance
+from seewhere.models.language_model import HubLanguageModel, load_language_model, quick_dtype, source_of
 from seewhere.models.registry import load_grounder
 from seewhere.presets import Preset
 from seewhere.world.sprites import load_sprites
 
+LEARNT = (  # the settings that a training here depends on
+    "train_expressions",
+    "epochs",
+    "learning_rate",
+    "warmup",
+    "lora_on_output",
+    "four_bit",
+    "lora_rank",
+    "lora_alpha",
+    "lora_dropout",
+    "batch",
+    "coordinates",
+    "scores",
+)
 QUESTIONS_PER_SCENE = 8
 SCENES = "scenes"
 
@@ -42,29 +64,46 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """A fine-tuned wrapper per seed, how they came to be, and the log of the (first) training.
+    """A wrapper per seed, how they came to be, and the log of the (first) training.
 
     Attributes:
         wrappers: seed -> wrapper; the same for all where an adapter ships.
         origin: in words, for records.
         history: one row per logged step; empty where none was kept.
         detectors: whose boxes it was trained on; any other detector is one it has never read.
+        hashes: name -> what identifies the weights of the language model and of the adapters.
     """
 
     wrappers: Mapping[int, LLMWrapper]
     origin: str
     history: pd.DataFrame
     detectors: tuple[str, ...] = field(default=())
+    hashes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def wrapper(self) -> LLMWrapper:
         """The first seed's wrapper."""
         return next(iter(self.wrappers.values()))
 
-    @property
-    def read_a_detector(self) -> bool:
-        """Whether training showed it any detector's boxes, and not the scenes' own alone."""
-        return any(name != SCENES for name in self.detectors)
+    def unread(self, detectors: Sequence[str]) -> list[str]:
+        """Those of `detectors` whose boxes it never met, if training showed it any detector's boxes at all (F8).
+
+        Annotated boxes are nobody's errors: they count on neither side.
+        """
+        if not any(name not in (SCENES, experiments.ANNOTATIONS) for name in self.detectors):
+            return []
+        return [name for name in detectors if name not in (*self.detectors, experiments.ANNOTATIONS)]
+
+    def curves(self) -> dict[str, list[str]]:
+        """Return panel title -> column for whatever the log holds two values of or more."""
+        titles = {
+            "loss on the answers": "loss",
+            "P@1, held-out lists": "validation_p_at_1",
+            "share right, newest grade": "right",
+            "grade": "grade",
+        }
+        log = self.history
+        return {title: [name] for title, name in titles.items() if name in log and log[name].notna().sum() > 1}
 
 
 def examples_for(model: HubLanguageModel, settings: Preset, source: Source, seed: int) -> list[Example]:
@@ -104,16 +143,46 @@ def examples_for(model: HubLanguageModel, settings: Preset, source: Source, seed
     return examples
 
 
-def train_here(language_model: str, settings: Preset, seed: int = 0, source: Source | None = None) -> Tuned:
-    """Fine-tune a fresh copy of a language model.
+def train_here(language_model: str, settings: Preset, seed: int = 0, source: Source | None = None) -> Path:
+    """Fine-tune a fresh copy of a language model, or find the adapter that an equal training left.
+
+    Returns:
+        The folder of the adapter, with ``wrapper.json`` and its log.
 
     Raises:
         ValueError: the model is an endpoint.
     """
-    source = source or Source()
-    model = load_language_model(language_model, **_loading(settings))
-    if not isinstance(model, HubLanguageModel):
+    if language_model.startswith(("http://", "https://")):
         raise ValueError(f"{language_model}: an endpoint cannot be trained; expected a model that loads here")
+    source = source or Source()
+    folder = training_folder(language_model, settings, seed, source)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):
+        if not (folder / "adapter" / WRAPPER_FILE).is_file():
+            shutil.rmtree(folder / "adapter", ignore_errors=True)  # left by one that was killed while it wrote
+            _train(language_model, settings, seed, source, folder)
+    return folder / "adapter"
+
+
+def training_folder(language_model: str, settings: Preset, seed: int, source: Source) -> Path:
+    """Return where a training is kept: another setting, seed, base, data set or detector, another folder."""
+    facts = {
+        "settings": {name: settings[name] for name in LEARNT},
+        "seed": seed,
+        "base": provenance.weight_hash(source_of(language_model)),
+        "language model": language_model,
+        "format": quick_dtype(),
+        "boxes": source.detector,
+        "data": source.dataset.annotation_hash if source.dataset else SCENES,
+        "version": seewhere.__version__,
+    }
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+    return storage.runs_home() / "wrappers" / f"{Path(language_model).name}-seed{seed}-{digest}"
+
+
+def _train(language_model: str, settings: Preset, seed: int, source: Source, folder: Path) -> None:
+    model = load_language_model(language_model, **_loading(settings))
+    assert isinstance(model, HubLanguageModel)
     examples = examples_for(model, settings, source, seed)
     lora = LoraSettings(settings.lora_rank, settings.lora_alpha, settings.lora_dropout, _targets(settings))
     chosen = training.TrainingSettings(
@@ -125,12 +194,15 @@ def train_here(language_model: str, settings: Preset, seed: int = 0, source: Sou
         seed=seed,
         shuffle=source.dataset is not None,  # scenes come with growing lists
     )
-    with tempfile.TemporaryDirectory() as folder:
-        tuned, trained = fine_tune(model, examples, Path(folder) / "here", lora, chosen, row_tokens=1100)
-    origin = f"trained here on {len(examples)} questions about the boxes of {source.detector}"
-    return Tuned(
-        {seed: LLMWrapper(tuned, settings.coordinates, settings.scores)}, origin, trained.history, (source.detector,)
-    )
+    _, trained = fine_tune(model, examples, folder, lora, chosen, row_tokens=1100)
+    log = trained.history.assign(stage=source.detector)
+    storage.atomic_write_text(folder / "adapter" / HISTORY_FILE, log.to_csv(index=False))
+    about = {
+        "coordinates": settings.coordinates,
+        "scores": settings.scores,
+        "trained_on": [{"boxes": source.detector, "questions": len(examples)}],
+    }
+    storage.atomic_write_json(folder / "adapter" / WRAPPER_FILE, about)  # last: it says that the rest is there
 
 
 def _targets(settings: Preset) -> tuple[str, ...]:
@@ -141,29 +213,52 @@ def _loading(settings: Preset) -> dict[str, Any]:
     return {"progress": False} | ({"four_bit": True} if settings.four_bit else {"dtype": quick_dtype()})
 
 
-def untuned(language_model: str, settings: Preset) -> LLMWrapper:
-    """Return the zero-shot wrapper: the language model as it comes."""
-    return LLMWrapper.load(language_model, None, settings.coordinates, settings.scores, **_loading(settings))
+def _load(language_model: str, adapter: Path | None, settings: Preset) -> LLMWrapper:
+    return LLMWrapper.load(language_model, adapter, settings.coordinates, settings.scores, **_loading(settings))
+
+
+def _hashes(wrapper: LLMWrapper, language_model: str) -> dict[str, str]:
+    tell = getattr(wrapper.language_model, "weight_hashes", None)
+    return tell() if tell is not None else {language_model: provenance.weight_hash(language_model)}
+
+
+def untuned(
+    language_model: str, settings: Preset, seeds: Sequence[int] = (0,), like: LLMWrapper | None = None
+) -> Tuned:
+    """Return the zero-shot wrapper: the language model as it comes, for every seed.
+
+    Args:
+        language_model: its name.
+        settings: how it is loaded.
+        seeds: the seeds of the study.
+        like: a fine-tuned wrapper whose prompt is asked, so that before and after read the very same text.
+    """
+    wrapper = _load(language_model, None, settings)
+    if like is not None:
+        wrapper = LLMWrapper(wrapper.language_model, like.coordinates, like.scores)
+    return Tuned(dict.fromkeys(seeds, wrapper), "none", pd.DataFrame(), (), _hashes(wrapper, language_model))
 
 
 def fine_tuned(
     language_model: str, settings: Preset, seeds: Sequence[int] = (0,), source: Source | None = None
 ) -> Tuned:
-    """Return the wrapper with its shipped adapter, or train one for every seed (see the module)."""
+    """Return the wrapper with its shipped adapter, or with one trained here for every seed (see the module)."""
     folder = shipped_adapter(language_model)
     if settings.adapter == "shipped" and folder is not None:
-        wrapper = LLMWrapper.load(
-            language_model, "shipped", settings.coordinates, settings.scores, **_loading(settings)
-        )
-        log = folder / HISTORY_FILE
-        about = storage.read_json(folder / WRAPPER_FILE)["trained_on"]
-        origin = "shipped adapter, " + ", then ".join(f"{p['questions']} questions about {p['boxes']}" for p in about)
-        return Tuned(
-            dict.fromkeys(seeds, wrapper),
-            origin,
-            pd.read_csv(log) if log.is_file() else pd.DataFrame(),
-            tuple(part["boxes"] for part in about),
-        )
-    trained = [train_here(language_model, settings, seed, source) for seed in seeds]
-    wrappers = {seed: item.wrapper for seed, item in zip(seeds, trained, strict=True)}
-    return Tuned(wrappers, trained[0].origin, trained[0].history, trained[0].detectors)
+        wrapper = _load(language_model, folder, settings)
+        return _tuned(folder, dict.fromkeys(seeds, wrapper), "shipped adapter", _hashes(wrapper, language_model))
+    folders = {seed: train_here(language_model, settings, seed, source) for seed in seeds}
+    wrappers = {seed: _load(language_model, found, settings) for seed, found in folders.items()}
+    hashes = {name: code for wrapper in wrappers.values() for name, code in _hashes(wrapper, language_model).items()}
+    return _tuned(folders[seeds[0]], wrappers, "trained here", hashes)
+
+
+def _tuned(adapter: Path, wrappers: Mapping[int, LLMWrapper], how: str, hashes: Mapping[str, str]) -> Tuned:
+    """Read what stands beside an adapter: what it was trained on, and its log."""
+    about = storage.read_json(adapter / WRAPPER_FILE)["trained_on"]
+    boxes = tuple(part["boxes"] for part in about)
+    log = pd.read_csv(adapter / HISTORY_FILE) if (adapter / HISTORY_FILE).is_file() else pd.DataFrame()
+    if len(log) and "stage" not in log and len(set(boxes)) == 1:
+        log = log.assign(stage=boxes[0])
+    told = ", then ".join(f"{part['questions']} questions about {part['boxes']}" for part in about)
+    return Tuned(wrappers, f"{how}, {told}", log, boxes, hashes)

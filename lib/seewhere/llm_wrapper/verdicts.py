@@ -1,71 +1,116 @@
-"""What the study says about the paper's claims F6-F11, as result records with intervals."""
+"""What the study says about the paper's claims F6-F11, as result records with intervals.
+
+A record names the weights that made it and no others: those of its language model with its adapter, and of its
+detector. `origins` gives them for each language model.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from seewhere import metrics, results
+from seewhere import claims, metrics, results
 from seewhere.llm_wrapper import experiments
+from seewhere.llm_wrapper.experiments import FINE_TUNED, ZERO_SHOT, pooled, shown
 from seewhere.llm_wrapper.study import Study
+from seewhere.llm_wrapper.taste import Tuned
+from seewhere.llm_wrapper.wrapper import ASKED
 
-SHORT_TEXT, LONG_TEXT = 4, 7
+LONG_TEXT = 7
 MANY_CANDIDATES = 6
-MANY_SAME = 3
+FEW_SAME, MANY_SAME = 2, 3
 NOTEBOOK = "02_llm_wrapper"
 
 
 class Origin(results.Origin):
-    """What every record of a run of this notebook has in common."""
+    """What the records of one language model in a run of this notebook have in common."""
 
     notebook = NOTEBOOK
 
 
-def gains(
-    studies: Sequence[Study],
-    detectors: Sequence[str],
-    llms: Sequence[str],
-    claim: str | None,
-    metric: str,
-    origin: Origin,
-) -> list:
+Origins = Mapping[str, Origin]
+
+
+def origins(preset: str, seeds: Sequence[int], tuned: Mapping[str, Tuned]) -> dict[str, Origin]:
+    """Return language model -> how its wrapper came to be and the hashes of its weights."""
+    return {name: Origin(preset, tuple(seeds), item.hashes, item.origin) for name, item in tuned.items()}
+
+
+def about(origin: Origin, study: Study, *detectors: str) -> Origin:
+    """Return `origin` with the hashes of some detectors' weights added."""
+    found = {key: value for name in detectors for key, value in study.hashes_of(name).items()}
+    return replace(origin, weights={**origin.weights, **found})
+
+
+def names(studies: Sequence[Study]) -> str:
+    """Return the data sets of some studies, as records write them."""
+    return " ".join(study.dataset.name for study in studies)
+
+
+def gains(studies: Sequence[Study], detectors: Sequence[str], origins: Origins, claim: str | None, metric: str) -> list:
     """Return the gain over the zero-shot detector, one record per detector x language model (F6, F8, F9).
 
     The expressions of all `studies` count together; two data sets over the same pictures are resampled together.
     """
     if not studies:
         return []
-    table = pooled([study.table for study in studies])
-    about = {"data": " ".join(study.dataset.name for study in studies)}
-    return [
-        origin.record(
-            experiments.gain(table, f"{detector} + {llm}", detector), claim, metric, detector=detector, llm=llm, **about
-        )
-        for detector in detectors
-        for llm in llms
-    ]
+    table, found = pooled([study.table for study in studies]), []
+    for detector in detectors:
+        for llm, origin in origins.items():
+            interval = experiments.gain(table, experiments.system(detector, llm), experiments.system(detector))
+            setting = {"detector": detector, "llm": shown(llm), "data": names(studies)}
+            found.append(about(origin, studies[0], detector).record(interval, claim, metric, **setting))
+    return found
 
 
-def pooled(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Return the rows of several data sets as one table; expression ids are made distinct."""
-    named = [
-        table.assign(expression_id=str(i) + "/" + table.expression_id.astype(str)) for i, table in enumerate(tables)
-    ]
-    return pd.concat(named, ignore_index=True)
+def over_zero_shot(studies: Sequence[Study], detectors: Sequence[str], origins: Origins) -> list:
+    """Return the gain of fine-tuning: over the same language model before it, where that was asked.
 
-
-def ensembling(study: Study, detectors: Sequence[str], llms: Sequence[str], joint: str, origin: Origin) -> list:
-    """Return the gain of two detectors' candidates together over the better of the two with a wrapper (F7)."""
+    No claim rests on it, but it tells the reader what the adapter adds where the base can read lists already.
+    """
     found = []
-    for llm in llms:
-        means = {d: study.table[study.table.system == f"{d} + {llm}"].hit.mean() for d in detectors}
+    for detector in detectors:
+        for llm, origin in origins.items():
+            before, after = (experiments.system(detector, llm, training) for training in (ZERO_SHOT, FINE_TUNED))
+            asked = [study for study in studies if (study.table.system == before).any()]
+            if not asked:
+                continue
+            table = pooled([study.table for study in asked])
+            both = table.expression_id.isin(table.expression_id[table.system == before])
+            interval = experiments.gain(table[both], after, before)
+            setting = {"detector": detector, "llm": shown(llm), "data": names(asked)}
+            record = about(origin, asked[0], detector).record(interval, None, "gain_over_zero_shot_llm", **setting)
+            found.append(record)
+    return found
+
+
+def ensembling(
+    study: Study,
+    detectors: Sequence[str],
+    joint: str,
+    origins: Origins,
+    claim: str | None = "F7",
+    metric: str = "ensemble_gain",
+) -> list:
+    """Return the gain of two detectors' candidates together over the better of the two with a wrapper (F7).
+
+    Which of the two is better is judged on the expressions that the joint system was asked.
+    """
+    found = []
+    for llm, origin in origins.items():
+        system = experiments.system(joint, llm)
+        asked = study.table.expression_id[study.table.system == system]
+        table = study.table[study.table.expression_id.isin(asked)]
+        means = {d: table[table.system == experiments.system(d, llm)].hit.mean() for d in detectors}
         better = max(means, key=lambda name: means[name])
-        interval = experiments.gain(study.table, f"{joint} + {llm}", f"{better} + {llm}")
-        found.append(origin.record(interval, "F7", "ensemble_gain", llm=llm, better=better, data=study.dataset.name))
+        interval = experiments.gain(table, system, experiments.system(better, llm))
+        setting = {"llm": shown(llm), "better": better, "data": study.dataset.name}
+        found.append(about(origin, study, *detectors).record(interval, claim, metric, **setting))
     return found
 
 
@@ -91,35 +136,77 @@ def difference(table: pd.DataFrame, first: pd.Series, second: pd.Series, seed: i
     )
 
 
-def robustness(tables: Sequence[pd.DataFrame], detectors: Sequence[str], llms: Sequence[str], origin: Origin) -> list:
-    """Return F10: the gain on long texts and among many candidates, and what candidates of one label cost."""
-    table, found = pooled(tables), []
+def robustness(studies: Sequence[Study], detectors: Sequence[str], origins: Origins) -> list:
+    """Return F10: the gain on long texts and among many candidates, and what candidates of one label cost.
+
+    The last compares lists with three or more candidates of the target's label with lists of two; targets that no
+    candidate covers are left out, because there nothing could have been chosen.
+    """
+    table, found = pooled([study.table for study in studies]), []
     for detector in detectors:
-        for llm in llms:
-            system = f"{detector} + {llm}"
-            about = {"detector": detector, "llm": llm}
+        own = experiments.system(detector)
+        for llm, origin in origins.items():
+            system, made = experiments.system(detector, llm), about(origin, studies[0], detector)
+            setting = {"detector": detector, "llm": shown(llm), "data": names(studies)}
             for metric, rows in (
                 ("long_text_gain", table.words >= LONG_TEXT),
                 ("many_candidates_gain", table.candidates >= MANY_CANDIDATES),
             ):
                 if (rows & (table.system == system)).any():
-                    found.append(origin.record(experiments.gain(table[rows], system, detector), "F10", metric, **about))
-            part = table[table.system == system].reset_index(drop=True)
-            gap = difference(part, part.same_label >= MANY_SAME, part.same_label == 1)
+                    found.append(made.record(experiments.gain(table[rows], system, own), "F10", metric, **setting))
+            part = table[(table.system == system) & table.reachable].reset_index(drop=True)
+            gap = difference(part, part.same_label >= MANY_SAME, part.same_label == FEW_SAME)
             if gap is not None:
-                found.append(origin.record(gap, "F10", "same_label_gap", **about))
+                found.append(made.record(gap, "F10", "same_label_gap", **setting))
     return found
 
 
-def unusable(table: pd.DataFrame, system: str, origin: Origin, **setting: Any) -> list:
-    """Return F11: the rates (percent) of answers without an integer and out of range, of one system.
+def unusable(
+    studies: Sequence[Study], llm: str, origin: Origin, free: bool = False, training: str = FINE_TUNED
+) -> list:
+    """Return F11: the rates (percent) of answers without an integer and out of range, of one language model.
 
-    Intervals are Clopper-Pearson's: none among forty is not "never", which a bootstrap would say.
+    All answers about all detectors' lists count, those that the language model was asked for. Before fine-tuning the
+    same rates carry no claim. Intervals are Clopper-Pearson's: none among forty is not "never", which a bootstrap would
+    say. Empty where nothing was asked.
     """
-    part, found = table[table.system == system], []
+    table = pooled([study.table for study in studies])
+    asked = (table.llm == shown(llm)) & (table.training == training) & (table.free == free)
+    part, found = table[asked & table.status.isin(ASKED)], []
+    if part.empty:
+        return []
+    answering = "free text" if free else "choose"
+    setting: dict[str, Any] = {"llm": shown(llm), "answering": answering, "data": names(studies)}
     for metric, status in (("non_integer_rate", "no integer"), ("out_of_range_rate", "out of range")):
         count = int((part.status == status).sum())
         bounds = stats.binomtest(count, len(part)).proportion_ci(method="exact")
         interval = metrics.Interval(count / len(part), bounds.low, bounds.high, len(part)).scaled(100)
-        found.append(origin.record(interval, "F11", metric, **setting))
+        found.append(origin.record(interval, "F11" if training == FINE_TUNED else None, metric, **setting))
     return found
+
+
+def beside(number: str, records: Sequence[results.Record]) -> pd.DataFrame:
+    """Return the paper's printed numbers of a claim and ours, one row each, in points with our intervals."""
+    claim = claims.CLAIMS[number]
+    metric = claim.conditions[0].metric
+    rows = [("paper", item.label, f"{item.value:+.1f}", "") for item in claim.printed if item.metric == metric]
+    for record in results.select(records, claim=number, metric=metric):
+        place = ", ".join(
+            str(record["setting"][key]) for key in ("detector", "llm", "data") if key in record["setting"]
+        )
+        rows.append(("here", place, f"{record['value']:+.1f}", f"{record['low']:+.1f} to {record['high']:+.1f}"))
+    return pd.DataFrame(rows, columns=["", "detector, language model, data", metric, "interval"])
+
+
+def listing(records: Sequence[results.Record]) -> pd.DataFrame:
+    """Return records as a table: what was measured, under which settings, the value and its interval."""
+    rows = []
+    for record in records:
+        setting = {key: value for key, value in record["setting"].items() if key != "training"}
+        measured = {
+            "value": round(record["value"], 1),
+            "low": round(record["low"], 1),
+            "high": round(record["high"], 1),
+        }
+        rows.append({"metric": record["metric"], **setting, **measured, "n": record["n"]})
+    return pd.DataFrame(rows).fillna("")

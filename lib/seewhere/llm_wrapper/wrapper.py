@@ -3,7 +3,8 @@
 `LLMWrapper.answer` scores every valid index and takes the likeliest, so an answer that is no integer or out of range
 cannot occur. `LLMWrapper.answer_freely` is the released way: greedy text, the first run of digits, and the detector's
 own box where that fails; its failure classes are counted. Fall-backs follow the paper: no candidate is a miss, a
-single candidate is returned without asking.
+single candidate is returned without asking. A list that is longer than what the model can read is left to the
+detector as well, and counted.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ from seewhere.models.protocols import LanguageModel
 
 NO_CANDIDATE, ONE_CANDIDATE, CHOSEN = "no candidate", "one candidate", "chosen"
 NO_INTEGER, OUT_OF_RANGE = "no integer", "out of range"
-STATUSES = (NO_CANDIDATE, ONE_CANDIDATE, CHOSEN, NO_INTEGER, OUT_OF_RANGE)
+TOO_LONG = "too long"
+STATUSES = (CHOSEN, NO_INTEGER, OUT_OF_RANGE, TOO_LONG, ONE_CANDIDATE, NO_CANDIDATE)
+ASKED = (CHOSEN, NO_INTEGER, OUT_OF_RANGE)  # the language model was asked and answered
+ROOM = 8  # tokens that an index may take
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,12 +146,13 @@ class LLMWrapper:
             candidates: N candidate lists, boxes in pixels of the original image, xyxy.
 
         Returns:
-            N answers; status is never "no integer" or "out of range".
+            N answers; status is never "no integer" or "out of range". Where a prompt is longer than the language model
+            can read, the answer is the detector's own, with the status "too long".
 
         Raises:
             ValueError: lists of different lengths, or an empty phrase.
         """
-        asked, answers = self._prepare(images, phrases, candidates)
+        asked, answers = self._prepare(images, phrases, candidates, ROOM)
         options = [[str(j) for j in range(len(candidates[i]))] for i in asked]
         turns = [prompts.messages(answers[i].prompt) for i in asked]
         found = self.language_model.choose(turns, options) if asked else []
@@ -166,7 +171,7 @@ class LLMWrapper:
 
         Probabilities are one-hot on the choice: free text says nothing about the other candidates.
         """
-        asked, answers = self._prepare(images, phrases, candidates)
+        asked, answers = self._prepare(images, phrases, candidates, max_new_tokens)
         turns = [prompts.messages(answers[i].prompt) for i in asked]
         texts = self.language_model.generate(turns, max_new_tokens) if asked else []
         for i, text in zip(asked, texts, strict=True):
@@ -181,6 +186,7 @@ class LLMWrapper:
         images: Sequence[Image.Image | tuple[int, int]],
         phrases: Sequence[str],
         candidates: Sequence[Detections],
+        room: int,
     ) -> tuple[list[int], list[Answer]]:
         """Return the positions that need the language model, and an answer for every position so far."""
         if not len(images) == len(phrases) == len(candidates):
@@ -200,7 +206,19 @@ class LLMWrapper:
             else:
                 asked.append(i)
                 answers.append(Answer(-1, np.zeros(len(boxes)), self.prompt(size, phrase, boxes), CHOSEN))
+        for i in self._too_long(asked, answers, room):
+            own = int(candidates[i].metadata.get("top", -1))
+            answers[i] = Answer(own, _one_hot(own, len(candidates[i])), answers[i].prompt, TOO_LONG)
+            asked.remove(i)
         return asked, answers
+
+    def _too_long(self, asked: Sequence[int], answers: Sequence[Answer], room: int) -> list[int]:
+        """The positions whose prompt the language model cannot read; one that does not tell its limit reads all."""
+        tell = getattr(self.language_model, "too_long", None)
+        if tell is None or not asked:
+            return []
+        verdicts = tell([prompts.messages(answers[i].prompt) for i in asked], room)
+        return [i for i, long in zip(asked, verdicts, strict=True) if long]
 
 
 def _one_hot(index: int, count: int) -> np.ndarray:

@@ -8,7 +8,6 @@ line break between the two, and an answer tokenised without it is not what the m
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -19,12 +18,17 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from seewhere.models import choose as engine
+from seewhere.models import provenance
+from seewhere.models.adapters import WEIGHTS, adapter_source, add_adapter, four_bit_settings
 from seewhere.models.endpoint import EndpointLanguageModel
 from seewhere.models.protocols import LanguageModel, Message
 from seewhere.models.smollm2 import smollm2_folder
 
-WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 MICRO_FOLDER = WEIGHTS / "micro-lm"
+
+
+class PromptTooLong(ValueError):
+    """A prompt with its answer is longer than what the model can read; the message says by how much."""
 
 
 def load_language_model(name: str, adapter: str | Path | None = None, **settings: Any) -> LanguageModel:
@@ -47,13 +51,24 @@ def load_language_model(name: str, adapter: str | Path | None = None, **settings
                 f"adapted model and name it with model=..."
             )
         return EndpointLanguageModel(name, **settings)
+    given: dict[str, Any] = {"name": name} if name in ("smollm2", "micro") else {}
+    return HubLanguageModel.load(source_of(name), adapter, **given, **settings)
+
+
+def source_of(name: str) -> str | Path:
+    """Where a language model's weights are: the folder behind a name of ours; a folder, hub id or address as it is.
+
+    Raises:
+        ValueError: the micro language model is not in this package.
+        SmolLM2NotInstalled: for ``"smollm2"`` without its package.
+    """
     if name == "smollm2":
-        return HubLanguageModel.load(smollm2_folder(), adapter, name=name, **settings)
-    if name == "micro":
-        if not MICRO_FOLDER.is_dir():
-            raise ValueError(f"the micro language model is expected in {MICRO_FOLDER}, which does not exist")
-        return HubLanguageModel.load(MICRO_FOLDER, adapter, name=name, **settings)
-    return HubLanguageModel.load(name, adapter, **settings)
+        return smollm2_folder()
+    if name != "micro":
+        return name
+    if not MICRO_FOLDER.is_dir():
+        raise ValueError(f"the micro language model is expected in {MICRO_FOLDER}, which does not exist")
+    return MICRO_FOLDER
 
 
 def resolve_device(device: str | None = None, dtype: str | None = None) -> tuple[torch.device, torch.dtype, str]:
@@ -109,6 +124,7 @@ class HubLanguageModel:
         self.batch_tokens, self.progress = batch_tokens, progress
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
+        self.sources: list[str | Path] = []  # folders or hub ids of the weights: the base's, then the adapter's
         self._answers: dict[str, list[int]] = {}
         self.end_token = self._find_end_token()
 
@@ -149,7 +165,46 @@ class HubLanguageModel:
             ) from error
         if adapter is not None:
             model = add_adapter(model, adapter, merge=kind == torch.float32 and not four_bit)
-        return cls(model if four_bit else model.to(place), tokenizer, name, **settings)
+        loaded = cls(model if four_bit else model.to(place), tokenizer, name, **settings)
+        loaded.sources = [source, *([] if adapter is None else [adapter_source(adapter)])]
+        return loaded
+
+    # ------------------------------------------------------------------------------------------- what it is made of
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights, an adapter's included."""
+        return sum(weight.numel() for weight in self.model.parameters())
+
+    def weight_hashes(self) -> dict[str, str]:
+        """Name -> hash (or hub revision) of the base and of the adapter; read anew from their files."""
+        return {provenance.name_of(source): provenance.weight_hash(source) for source in self.sources}
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens that the model reads, by its configuration; None where that names no limit."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    def too_long(self, prompts: Sequence[list[Message]], room: int = 8) -> list[bool]:
+        """Whether each prompt, with `room` tokens for the answer, is longer than what the model can read."""
+        limit = self.context
+        if limit is None:
+            return [False] * len(prompts)
+        # No token is shorter than a byte, and a template adds little: only long prompts have to be counted.
+        doubtful = [i for i, chat in enumerate(prompts) if sum(len(m["content"].encode()) for m in chat) > limit // 2]
+        lengths = map(len, self.prompt_tokens([prompts[i] for i in doubtful]))
+        over = {i for i, length in zip(doubtful, lengths, strict=True) if length + room > limit}
+        return [i in over for i in range(len(prompts))]
+
+    def _check_length(self, lengths: Sequence[int], room: int) -> None:
+        limit = self.context
+        over = [i for i, length in enumerate(lengths) if limit is not None and length + room > limit]
+        if over:
+            raise PromptTooLong(
+                f"question {over[0]}: the prompt has {lengths[over[0]]} tokens and its answer up to {room}, but "
+                f"{self.name} reads {limit} at most ({len(over)} of {len(lengths)} questions are too long). Shorten "
+                f"the list of candidates, or ask a model with a longer context."
+            )
 
     # ------------------------------------------------------------------------------------------ text and tokens
 
@@ -213,11 +268,15 @@ class HubLanguageModel:
 
         Raises:
             ValueError: for a prompt without options, or with the same option twice.
+            PromptTooLong: a prompt and its longest option are more than the model can read.
         """
         tokens = [[self.answer_tokens(option) for option in choices] for choices in options]
+        asked = self.prompt_tokens(prompts)
+        longest = max((len(option) for choices in tokens for option in choices), default=0)
+        self._check_length([len(prompt) for prompt in asked], longest)
         return engine.choose(
             self.model,
-            self.prompt_tokens(prompts),
+            asked,
             tokens,
             self.end_token,
             batch_tokens=self.batch_tokens,
@@ -226,8 +285,13 @@ class HubLanguageModel:
         )
 
     def generate(self, prompts: Sequence[list[Message]], max_new_tokens: int = 16) -> list[str]:
-        """Greedy answers, in batches of similar length; without the prompt and without special tokens."""
+        """Greedy answers, in batches of similar length; without the prompt and without special tokens.
+
+        Raises:
+            PromptTooLong: a prompt and `max_new_tokens` are more than the model can read.
+        """
         tokens = self.prompt_tokens(prompts)
+        self._check_length([len(prompt) for prompt in tokens], max_new_tokens)
         answers = [""] * len(tokens)
         ends = self._end_tokens()
         with tqdm(total=len(tokens), disable=not self.progress or len(tokens) <= 8, unit="answer") as bar:
@@ -278,51 +342,6 @@ class HubLanguageModel:
             mask[row, width - len(line) :] = 1
         device = self.model.get_input_embeddings().weight.device
         return ids.to(device), mask.to(device)
-
-
-def add_adapter(model: Any, adapter: str | Path, merge: bool = True) -> Any:
-    """`model` with a peft adapter, merged into its weights if asked (faster; exact up to rounding in float32).
-
-    An adapter on the output layer of a model whose output and input embeddings are one tensor must not be merged into
-    that tensor, or the input embeddings would change with it: the two are separated first.
-    """
-    from peft import PeftConfig, PeftModel  # slow to import, and needed only here
-
-    source = WEIGHTS / str(adapter) if (WEIGHTS / str(adapter)).is_dir() else adapter
-    settings = PeftConfig.from_pretrained(str(source))
-    if merge and "lm_head" in (getattr(settings, "target_modules", None) or []):
-        untie(model)
-    adapted = PeftModel.from_pretrained(model, str(source))
-    return adapted.merge_and_unload() if merge else adapted
-
-
-def untie(model: Any) -> None:
-    """Give the output layer its own copy of the weights it shares with the input embeddings, if it does."""
-    output, given = model.get_output_embeddings(), model.get_input_embeddings()
-    if output.weight is given.weight:
-        output.weight = torch.nn.Parameter(given.weight.detach().clone(), requires_grad=given.weight.requires_grad)
-        model.config.tie_word_embeddings = False
-
-
-def four_bit_settings(device: torch.device) -> Any:
-    """The paper's 4-bit base: nf4, double quantisation, bfloat16 compute.
-
-    Raises:
-        ValueError: without CUDA or without bitsandbytes.
-    """
-    missing = [] if device.type == "cuda" else [f"a CUDA GPU (the device is {device.type})"]
-    if importlib.util.find_spec("bitsandbytes") is None:
-        missing.append("the package bitsandbytes (pip install bitsandbytes)")
-    if missing:
-        raise ValueError(f"a 4-bit base needs {' and '.join(missing)}. Load without four_bit, or there.")
-    from transformers import BitsAndBytesConfig
-
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-    )
 
 
 def _batches(tokens: list[list[int]], batch_tokens: int, extra: int) -> list[list[int]]:

@@ -200,17 +200,32 @@ def group_lines(
     return line_chart(lines, title=title, x_label=x_label or by, label=label)
 
 
+def _curve(axes: Axes, frame: pd.DataFrame, step: str, column: str, stage: str | None, index: int) -> None:
+    """One column as a line, or as one line for each stage."""
+    staged = stage is not None and stage in frame
+    parts = [(column, frame)] if not staged else list(frame.groupby(stage, sort=False))
+    for place, (name, part) in enumerate(parts):
+        points = part[[step, column]].dropna()
+        label = f"{column}, {name}" if staged and len(parts) > 1 else column
+        mark = "o" if len(points) < 25 else ""
+        color = style.color(index + place * (index + 1))
+        axes.plot(points[step], points[column], label=label, color=color, marker=mark, markersize=4)
+
+
 def learning_curves(
     history: pd.DataFrame | Sequence[Mapping[str, Any]],
     panels: Mapping[str, Sequence[str]],
     *,
     step: str = "step",
     title: str = "",
+    stage: str | None = None,
 ) -> Figure:
     """Training curves side by side.
 
     history: the Trainer's `log_history`, or a frame; entries that lack a column are skipped for it. panels: panel
     title -> names of the columns in it, for example {"loss": ["loss", "eval_loss"], "P@1": ["eval_p_at_1"]}.
+    stage: the column that names the parts of a training; each is a line of its own, because what is measured changes
+    with it.
     Raises ValueError when a column has no value at all.
     """
     frame = pd.DataFrame(list(history)) if not isinstance(history, pd.DataFrame) else history
@@ -222,11 +237,7 @@ def learning_curves(
                     raise ValueError(
                         f"No {column!r} in the training history; it has {sorted(map(str, frame.columns))}."
                     )
-                points = frame[[step, column]].dropna()
-                mark = "o" if len(points) < 25 else ""
-                axes.plot(
-                    points[step], points[column], label=column, color=style.color(index), marker=mark, markersize=4
-                )
+                _curve(axes, frame, step, column, stage, index)
             axes.set(title=name, xlabel=step)
             axes.legend()
         if title:
