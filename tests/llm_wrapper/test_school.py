@@ -51,6 +51,8 @@ def test_the_first_grade_asks_about_the_left_of_two_boxes(sprites: SpriteSet, tm
             assert prompts.count_candidates(example.prompt) <= 3  # two objects, one of them perhaps seen twice
             question = example.prompt.rsplit("\n", 1)[1]
             assert re.search(r"left", question) and not re.search(r"from (right|top|bottom)|second", question), question
+    other = tiny_school(tmp_path, sprites, replace(TINY, seed=12))
+    assert other.examples_of(3) != school.examples_of(3)
     again = tiny_school(tmp_path, sprites)
     assert again.examples_of(3) == school.examples_of(3)
 

@@ -98,18 +98,6 @@ def test_the_connector_starts_from_the_encoder_s_own_tokens(model: MiniGPT, room
     assert float((held - wanted).square().sum()) < 0.5 * float((wanted - wanted.mean((0, 1))).square().sum())
 
 
-def test_seven_bits_keep_a_matrix_and_halves_a_vector() -> None:
-    torch.manual_seed(0)
-    matrix, vector = torch.randn(7, 128) * torch.rand(7, 1) * 10, torch.randn(9)
-    stored = micro_vlm_weights.squeeze(matrix)
-    assert stored["whole"].dtype == torch.uint8 and stored["scale"].shape == (7, 2)
-    apart = (micro_vlm_weights.expand(stored, matrix.shape) - matrix).abs().view(7, 2, 64).amax(-1)
-    assert (apart <= 0.51 * matrix.abs().view(7, 2, 64).amax(-1) / 63 + 1e-3).all()
-    torch.testing.assert_close(
-        micro_vlm_weights.expand(micro_vlm_weights.squeeze(vector), vector.shape), vector, atol=2e-3, rtol=0
-    )
-
-
 def test_packed_models_come_back_and_share_what_is_equal(
     model: MiniGPT, room: micro_vlm_start.Room, tmp_path: Path
 ) -> None:

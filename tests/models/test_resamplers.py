@@ -11,12 +11,13 @@ import pytest
 import torch
 from PIL import Image
 from seewhere.cli import main
+from seewhere.models import few_bits
 from seewhere.models import micro_qformer_commands as commands
 from seewhere.models.blip_resamplers import InstructBlipEyeAndQFormer
 from seewhere.models.micro_clip import MicroClip, build_model
 from seewhere.models.micro_text import world_tokenizer
 from seewhere.models.protocols import FeatureModel
-from seewhere.models.resamplers import MicroPatches, MicroResampler, load_blip2_module, load_resampler
+from seewhere.models.resamplers import MicroPatches, MicroResampler, load_blip2_module, load_resampler, write_micro
 from seewhere.models.resampling import Resampler, fingerprint_of
 from seewhere.storage import read_json
 from transformers import (
@@ -86,6 +87,21 @@ def test_a_trained_folder_gives_tokens_of_every_layer(kind: str, trained: Traine
     card = (trained.folder(kind) / "README.md").read_text()
     assert f"--kind {kind}" in card and "--steps 2" in card
     assert 0 <= read_json(trained.folder(kind) / "training.json")["scores"]["matching"]["blind"] <= 1
+
+
+def test_few_bits_say_nearly_the_same_in_half_the_room(trained: Trained, tmp_path: Path) -> None:
+    for kind in ("blip2", "instruct"):
+        model = load_resampler(trained.folder(kind))
+        few_bits.round_parameters(model._whole[0] or model.module)
+        clip = MicroClip.load(trained.clip)
+        folder = tmp_path / kind
+        folder.mkdir()
+        write_micro(folder, kind, model._whole[0] or model.module, clip, str(trained.clip), squeezed=True)
+        found = load_resampler(folder)
+        np.testing.assert_array_equal(found.features(IMAGES, TEXTS)[-1], model.features(IMAGES, TEXTS)[-1])
+        np.testing.assert_array_equal(found.match(IMAGES, TEXTS), model.match(IMAGES, TEXTS))
+        sizes = [sum(p.stat().st_size for p in f.rglob("*.safetensors")) for f in (folder, trained.folder(kind))]
+        assert sizes[0] < 0.7 * sizes[1]
 
 
 @pytest.mark.parametrize("kind", ["blip2", "instruct", "perceiver"])

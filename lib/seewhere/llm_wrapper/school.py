@@ -38,6 +38,7 @@ from seewhere.world.sprites import SpriteSet, load_sprites
 
 ROW_TOKENS = 1024
 FIRST_SCENE, SCENES_PER_STEP = 5_000_000, 40  # numbers set aside for each step: most scenes are left out in low grades
+SCENES_PER_SEED = 200_000  # so that ten seeds of 5,000 steps share no scene
 REMEMBERED = 150  # latest answers, of the grade itself, that say whether a grade is mastered
 
 LEFT, TOP, RIGHT, BOTTOM, SMALL, LARGE = (
@@ -166,7 +167,7 @@ class School(StepwiseTraining):
         """Return the examples of a step, a list for each scene; a function of (seed, step, grade)."""
         settings, found = self.settings, list[list[Example]]()
         random = Random(f"{settings.seed} {step}")
-        number = FIRST_SCENE + 100_000_000 * settings.seed + SCENES_PER_STEP * step
+        number = FIRST_SCENE + SCENES_PER_SEED * (settings.seed % 10) + SCENES_PER_STEP * step
         while len(found) < settings.scenes:
             earlier = random.random() < settings.repeat
             which = random.randrange(self.grade) if earlier and self.grade else self.grade

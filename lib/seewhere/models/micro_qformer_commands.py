@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from seewhere import storage
+from seewhere.models import few_bits
 from seewhere.models import micro_qformer_data as data
 from seewhere.models.micro_clip import MicroClip
 from seewhere.models.micro_clip_training import FIRST_SCENE, command_flags
@@ -111,18 +112,18 @@ def score(training: StageOneTraining | LanguageTraining, scenes: int = 1000, pro
     return found
 
 
-def write(training: StageOneTraining | LanguageTraining, folder: Path, scores: Scores) -> None:
-    """Write the trained resampler, its scores and its card as one folder."""
+def write(training: StageOneTraining | LanguageTraining, folder: Path, scores: Scores, squeezed: bool = False) -> None:
+    """Write the trained resampler, its scores and its card as one folder; `squeezed`: in seven bits a number."""
     settings: ResamplerSettings = training.settings
     module: MicroBlip2 | ThroughLanguage
     module = training.blip2 if isinstance(training, StageOneTraining) else training.through
     with storage.atomic_directory(folder, overwrite=True) as partial:
-        write_micro(partial, settings.kind, module, training.clip, settings.clip, settings.language)
+        write_micro(partial, settings.kind, module, training.clip, settings.clip, settings.language, squeezed)
         storage.atomic_write_json(partial / "training.json", {"settings": training.described(), "scores": scores})
         weights = partial / "model.safetensors"
         size = sum(p.stat().st_size for p in partial.rglob("*.safetensors")) / 1e6
         shape = module.settings if isinstance(module, MicroBlip2) else module.resampler.settings
-        card = card_text(settings, shape, scores, size, storage.hash_file(weights))
+        card = card_text(settings, shape, scores, size, storage.hash_file(weights), squeezed)
         (partial / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -144,13 +145,19 @@ _ABOUT = {
 
 
 def card_text(
-    settings: ResamplerSettings, shape: QFormerSettings, scores: Scores, megabytes: float, digest: str
+    settings: ResamplerSettings,
+    shape: QFormerSettings,
+    scores: Scores,
+    megabytes: float,
+    digest: str,
+    squeezed: bool = False,
 ) -> str:
     """Return the card of a trained micro resampler."""
     about, objective = _ABOUT[settings.kind]
     names = ("steps", "seed", "bf16", "batch", "learning_rate", "scenes", "clip", "start", "language", "optimizer",
              "layers", "width", "queries")  # fmt: skip
     flags = command_flags(asdict(settings), asdict(ResamplerSettings()), names, ("steps", "seed"))
+    flags += " --few-bits" if squeezed else ""
     matching = scores["matching"]
     twists = ", ".join(f"{name} {value:.3f}" for name, value in matching["by_twist"].items())
     if "retrieval_at_1" in scores:
@@ -176,7 +183,7 @@ def card_text(
 (chance 0.5; with another scene's image {matching["blind"]:.3f}) |
 | by what was twisted | {twists} |
 {own}
-| size | {megabytes:.1f} MB, fp16 |
+| size | {megabytes:.1f} MB, {"seven bits a number, rounded before scoring" if squeezed else "fp16"} |
 | sha256 of model.safetensors | `{digest}` |
 
 The sprites it was trained on are Twemoji (CC-BY 4.0).
@@ -194,6 +201,8 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--language", default="", help="instruct, perceiver: folder or hub id of a causal language "
                         "model, kept frozen (default: a new small Llama that learns along)")  # fmt: skip
     add_recipe_flags(parser, defaults, ("steps", "batch", "scenes", "seed", "layers", "width", "queries"))
+    parser.add_argument("--few-bits", action="store_true", help="round weights to seven bits before scoring, and store "
+                        "them so (default: fp16)")  # fmt: skip
     parser.set_defaults(handler=main)
 
 
@@ -202,8 +211,10 @@ def main(arguments: argparse.Namespace) -> int:
     chosen = {k: v for k, v in vars(arguments).items() if k in ResamplerSettings.__dataclass_fields__}
     training = make_training(ResamplerSettings(**chosen), arguments.out, load_blip2_module)
     training.run()
+    if arguments.few_bits:
+        few_bits.round_parameters(training.module)
     scores = score(training)
-    write(training, arguments.out / "model", scores)
+    write(training, arguments.out / "model", scores, arguments.few_bits)
     print(f"matching {scores['matching']['accuracy']:.3f} (blind {scores['matching']['blind']:.3f})")
     print(f"the model is in {arguments.out / 'model'}")
     return 0

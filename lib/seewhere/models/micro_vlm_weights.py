@@ -1,56 +1,32 @@
 """The shipped micro vision-language models in little space: seven bits a number, and nothing stored twice.
 
-Three models of which two share an encoder, all share the layers that find a place, and none needs sixteen bits. A
-matrix is kept as whole numbers -63..63 with one scale for every 64 of a row, deflated; vectors stay in fp16. The layers
-that find a place follow from the directions that they use (`micro_vlm_start.Room`), so only these are kept.
+Three models of which two share an encoder, all share the layers that find a place, and none needs sixteen bits. The
+numbers are stored as `few_bits` does. The layers that find a place follow from the directions that they use
+(`micro_vlm_start.Room`), so only these are kept.
 """
 
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
 from seewhere import storage
-from seewhere.models import micro_vlm, micro_vlm_start
+from seewhere.models import few_bits, micro_vlm, micro_vlm_start
 from seewhere.models.micro_clip import WEIGHTS
 from seewhere.models.minigpt import MiniGPT, MiniGPTSettings
 from seewhere.models.registry import MINIGPTS
 
 FOLDER = WEIGHTS / "micro-pixels"
 INDEX, PARTS = "index.json", "parts.safetensors"
-GROUP, LARGEST = 64, 63
 _READING = tuple(f"language.model.layers.{i}." for i in range(micro_vlm.READING))
 _TIED = "language.lm_head.weight"
-
-
-def squeeze(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-    """A tensor as it is stored: "half", or "whole" (deflated int8) and "scale" (fp16, for every `GROUP` of a row)."""
-    values = tensor.detach().cpu().float()
-    if values.ndim < 2 or values[0].numel() % GROUP:
-        return {"half": values.half()}
-    groups = values.reshape(len(values), -1, GROUP)
-    scale = (groups.abs().amax(dim=-1, keepdim=True) / LARGEST).clamp(min=1e-7).half()
-    whole = (groups / scale.float()).round().clamp(-LARGEST, LARGEST).to(torch.int8)
-    deflated = np.frombuffer(zlib.compress(whole.numpy().tobytes(), 9), dtype=np.uint8).copy()
-    return {"whole": torch.from_numpy(deflated), "scale": scale[..., 0]}
-
-
-def expand(stored: Mapping[str, torch.Tensor], shape: torch.Size) -> torch.Tensor:
-    """The tensor that `squeeze` made `stored` of, up to rounding."""
-    if "half" in stored:
-        return stored["half"].float().reshape(shape)
-    whole = np.frombuffer(zlib.decompress(stored["whole"].numpy().tobytes()), dtype=np.int8).copy()
-    groups = torch.from_numpy(whole).reshape(shape[0], -1, GROUP).float()
-    return (groups * stored["scale"].float()[..., None]).reshape(shape)
 
 
 def pack(models: Mapping[str, MiniGPT], room: micro_vlm_start.Room, folder: Path = FOLDER) -> None:
@@ -74,7 +50,7 @@ def pack(models: Mapping[str, MiniGPT], room: micro_vlm_start.Room, folder: Path
         for key, tensor in model.state_dict().items():
             if key.startswith(_READING) or key == _TIED:
                 continue
-            stored = squeeze(tensor)
+            stored = few_bits.squeeze(tensor)
             content = b"".join(part.numpy().tobytes() for part in stored.values())
             digest = hashlib.sha256(content).hexdigest()[:16]
             held[key] = digest
@@ -131,7 +107,7 @@ def unpack(name: str, folder: Path = FOLDER) -> MiniGPT:
     state = model.state_dict()
     for key, digest in index["models"][name].items():
         kinds = {kind: parts[f"{digest}.{kind}"] for kind in ("half", "whole", "scale") if f"{digest}.{kind}" in parts}
-        state[key].copy_(expand(kinds, state[key].shape))
+        state[key].copy_(few_bits.expand(kinds, state[key].shape))
     room = micro_vlm_start.Room(**{f.name: parts[f"room.{f.name}"] for f in fields(micro_vlm_start.Room)})
     for target, layer in zip(language.model.layers, micro_vlm_start.new_layers(language, room), strict=False):
         target.load_state_dict(layer.state_dict())

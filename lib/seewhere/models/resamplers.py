@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from seewhere.models import few_bits
 from seewhere.models.inputs import check_pairs, model_family
 from seewhere.models.micro_clip import MicroClip, shipped_folder
 from seewhere.models.micro_qformer import TEXT_LENGTH, MicroBlip2, QFormerSettings, TextBatch
@@ -218,7 +219,7 @@ def _load_micro(folder: Path, clip_source: str | Path | None) -> MicroResampler:
             "pass clip=... with the one it was trained on"
         )
     kind, settings = config["resampler"], QFormerSettings(**config["shape"])
-    state = {k: v.float() for k, v in load_file(folder / "model.safetensors").items()}
+    state = few_bits.load_state(folder / "model.safetensors")
     through, reader = None, None
     module: MicroBlip2 | MicroInstruct | MicroPerceiver
     if kind == "blip2":
@@ -227,13 +228,20 @@ def _load_micro(folder: Path, clip_source: str | Path | None) -> MicroResampler:
     else:
         module = MicroInstruct(settings) if kind == "instruct" else MicroPerceiver(settings)
         source = config["language"] or folder / "language"
-        language = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, attn_implementation="eager")
+        language = _language(source, written_apart=not any(k.startswith("language.") for k in state))
         reader = LanguageReader(AutoTokenizer.from_pretrained(source) if config["language"] else clip.tokenizer)
         through = ThroughLanguage(module, language, frozen=True)
         through.load_state_dict(state, strict=False)
         through.eval().requires_grad_(False)
     name = config.get("name", f"micro-{kind}")
     return MicroResampler(name, clip, module, through, reader).eval().requires_grad_(False)
+
+
+def _language(source: str | Path, written_apart: bool) -> Any:
+    options = {"dtype": torch.float32, "attn_implementation": "eager"}
+    if written_apart:
+        return AutoModelForCausalLM.from_pretrained(source, **options)
+    return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source), **options)
 
 
 def write_micro(
@@ -243,8 +251,9 @@ def write_micro(
     clip: MicroClip,
     clip_source: str,
     language_source: str = "",
+    squeezed: bool = False,
 ) -> None:
-    """Write a trained micro resampler into a folder that `load_resampler` reads: fp16 weights and configuration.
+    """Write a trained micro resampler into a folder that `load_resampler` reads: weights and configuration.
 
     Args:
         folder: an existing folder.
@@ -252,15 +261,24 @@ def write_micro(
         module: what was trained.
         clip, clip_source: the frozen eye, and the name or folder it is loaded from again.
         language_source: the language model's folder or hub id; "" writes it along.
+        squeezed: seven bits a number (`few_bits`) instead of fp16.
     """
     state = module.state_dict()
     if isinstance(module, ThroughLanguage):
-        state = {k: v for k, v in state.items() if not k.startswith("language.")}
-        if not language_source:
-            words = {k: v.half() for k, v in module.language.state_dict().items()}
-            module.language.save_pretrained(folder / "language", state_dict=words)
+        words = {k.removeprefix("language."): v.half() for k, v in state.items() if k.startswith("language.")}
+        if squeezed and not language_source:
+            module.language.config.save_pretrained(folder / "language")
+            state.pop("language.lm_head.weight")  # it is the input embedding, as in every model made here
+        else:
+            state = {k: v for k, v in state.items() if not k.startswith("language.")}
+            if not language_source:
+                module.language.save_pretrained(folder / "language", state_dict=words)
     settings = module.settings if isinstance(module, MicroBlip2) else module.resampler.settings
-    save_file({k: v.half().contiguous().clone() for k, v in state.items()}, folder / "model.safetensors")
+    weights = folder / "model.safetensors"
+    if squeezed:
+        few_bits.save_state(state, weights)
+    else:
+        save_file({k: v.half().contiguous().clone() for k, v in state.items()}, weights)
     config = {
         "resampler": kind,
         "name": f"micro-{kind}",
