@@ -19,6 +19,31 @@ def test_made_parts_are_up_to_date() -> None:
     assert readme.fill(TEXT, readme.parts(ROOT)) == TEXT
 
 
+def test_the_picture_is_the_output_of_the_tagged_cell() -> None:
+    """It makes the point of the collection, so it comes from the notebook that makes it: candidates, choices, truth."""
+    found, file = readme.picture(ROOT / "notebooks"), ROOT / "notebooks" / readme.PICTURE_FILE
+    assert file.exists() == (found is not None), "seewhere refresh --readme-only"
+    if found is not None:
+        assert found.notebook == "02_llm_wrapper" and file.read_bytes() == found.png
+        source = nbformat.read(ROOT / "notebooks" / f"{found.notebook}.ipynb", 4).cells[found.cell].source
+        assert "expression_panels" in source
+        assert all(word in found.text for word in ("candidates", "detector", "language model", "truth"))
+
+
+def test_a_claim_has_a_row_per_metric_and_trainings_stand_once() -> None:
+    def entry(metric: str, training: str) -> results.Record:
+        return results.record("02_llm_wrapper", metric, 5, claim="F10", low=1, high=9, n=7, seeds=[0], preset="quick",
+                              setting={"llm": "micro", "training": training})  # fmt: skip
+
+    metrics = [condition.metric for condition in claims.CLAIMS["F10"].conditions]
+    table = readme.results_table([entry(metric, "ten questions") for metric in metrics])
+    rows = [line for line in table.splitlines() if line.startswith("|")][2:]
+    own = rows[[row.startswith("| **F10**") for row in rows].index(True) :][: len(metrics)]
+    assert all(row.count("+5.0 [1.0, 9.0] llm micro (n = 7)") == 1 for row in own)
+    assert [row.startswith("|  |") for row in own] == [False] + [True] * (len(metrics) - 1)
+    assert table.count("ten questions") == 1 and table.endswith("Trained, in 02: ten questions.")
+
+
 def test_links_lead_somewhere() -> None:
     links = re.findall(r"\]\(([^)#\s]+)\)", TEXT)
     assert len(links) >= 6

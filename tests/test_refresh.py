@@ -92,12 +92,63 @@ def test_outputs_of_another_notebook_are_refused(make_notebook: Maker) -> None:
         refresh.with_outputs(one, two)
 
 
-def test_the_tagged_picture_is_found(make_notebook: Maker) -> None:
-    notebook = nbformat.read(make_notebook("01_x", "seed = 0", ("1",)), 4)
-    assert refresh.readme_picture(notebook) is None
-    notebook.cells[2].metadata["tags"] = ["readme-picture"]
-    notebook.cells[2].outputs = [output("display_data", png=PIXEL)]
-    assert refresh.readme_picture(notebook) == b"\x89PNG picture"
+def tag(path: Path, text: str = "two boxes", shown: bool = True) -> None:
+    notebook = nbformat.read(path, 4)
+    notebook.cells[2].metadata.update({"tags": ["readme-picture"], "seewhere": {"text": text}})
+    notebook.cells[2].outputs = [output("display_data", png=PIXEL)] if shown else []
+    nbformat.write(notebook, path)
+
+
+def test_the_one_tagged_cell_gives_the_picture_and_its_words(make_notebook: Maker, home: Path) -> None:
+    paths = [make_notebook(stem, "seed = 0", ("1",)) for stem in ("01_x", "02_y")]
+    folder = paths[0].parent
+    (folder.parent / "lib" / "seewhere").mkdir(parents=True)
+    page, picture = folder.parent / "README.md", folder / readme.PICTURE_FILE
+    page.write_text(README)
+    picture.write_bytes(b"of an earlier cell")
+    assert readme.picture(folder) is None
+    assert cli.main(["refresh", "--readme-only"]) == 0
+    assert not picture.exists() and "![" not in page.read_text()
+    tag(paths[1])
+    assert cli.main(["refresh", "--readme-only"]) == 0
+    assert picture.read_bytes() == b"\x89PNG picture"
+    assert f"![two boxes](notebooks/{readme.PICTURE_FILE})" in page.read_text()
+    found = readme.picture(folder)
+    assert found is not None and (found.notebook, found.cell) == ("02_y", 2)
+    cli.main(["clean-notebooks", str(paths[1])])
+    assert readme.picture(folder) == found
+
+
+def test_a_tag_that_cannot_be_followed_is_refused(make_notebook: Maker) -> None:
+    first, second = (make_notebook(stem, "seed = 0", ("1",)) for stem in ("01_x", "02_y"))
+    tag(first)
+    tag(second)
+    with pytest.raises(ValueError, match="01_x cell 2, 02_y cell 2"):
+        readme.picture(first.parent)
+    tag(first, "")
+    second.unlink()
+    with pytest.raises(ValueError, match="no words"):
+        readme.picture(first.parent)
+    tag(first, shown=False)
+    with pytest.raises(ValueError, match="shows no picture"):
+        readme.picture(first.parent)
+
+
+def test_outputs_name_no_address_and_tables_have_steady_names() -> None:
+    html = '<style>#T_0a1b2_row0 {}</style><table id="T_0a1b2"><td id="T_0a1b2_row0_col0"></td></table>'
+    other = html.replace("0a1b2", "99999")
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell("t", outputs=[output("display_data", text="<Styler at 0x7f84f93a>", html=page)])
+            for page in (html, other)
+        ]
+    )
+    once = refresh.clean(notebook)
+    shown = [cell.outputs[0].data for cell in once.cells]
+    assert [data["text/plain"] for data in shown] == ["<Styler>", "<Styler>"]
+    assert [data["text/html"] for data in shown] == [html.replace("0a1b2", name) for name in ("00001", "00002")]
+    again = refresh.clean(nbformat.from_dict(once))
+    assert [cell.outputs[0].data for cell in again.cells] == shown
 
 
 def test_outputs_name_no_folder_of_the_machine_and_no_progress_bar() -> None:

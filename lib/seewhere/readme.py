@@ -7,8 +7,10 @@ numbers come from notebooks/results.json only, so the README cannot say what no 
 from __future__ import annotations
 
 import ast
+import base64
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
@@ -16,6 +18,7 @@ import nbformat
 from seewhere import claims, results, storage
 
 PARTS = ("picture", "notebooks", "results", "tree")
+PICTURE_TAG, PICTURE_FILE = "readme-picture", "readme_picture.png"
 
 
 def parts(root: Path) -> dict[str, str]:
@@ -29,10 +32,49 @@ def parts(root: Path) -> dict[str, str]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What the README shows first: a cell of a notebook, the words for those who cannot see it, and the PNG."""
+
+    notebook: str
+    cell: int
+    text: str
+    png: bytes
+
+
+def picture(folder: Path) -> Picture | None:
+    """The picture that the one cell tagged ``readme-picture`` in a folder of notebooks shows; None without such a cell.
+
+    The cell's metadata holds the words: ``{"tags": ["readme-picture"], "seewhere": {"text": "..."}}``.
+
+    Raises:
+        ValueError: several cells with the tag, one without words, or one whose committed output is no picture.
+    """
+    paths = sorted(folder.glob("[0-9]*.ipynb"))
+    tagged = [
+        (path.stem, number, cell)
+        for path in paths
+        for number, cell in enumerate(nbformat.read(path, 4).cells)
+        if PICTURE_TAG in cell.metadata.get("tags", [])
+    ]
+    if not tagged:
+        return None
+    places = ", ".join(f"{stem} cell {number}" for stem, number, _ in tagged)
+    if len(tagged) > 1:
+        raise ValueError(f"expected the tag {PICTURE_TAG!r} on one cell, got it on {places}")
+    stem, number, cell = tagged[0]
+    words = str(cell.metadata.get("seewhere", {}).get("text", "")).strip()
+    if not words:
+        raise ValueError(f"{places} has the tag {PICTURE_TAG!r} and no words: add metadata seewhere.text")
+    shown = [o.data["image/png"] for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+    if not shown:
+        raise ValueError(f"{places} has the tag {PICTURE_TAG!r} and shows no picture; execute it: make refresh")
+    return Picture(stem, number, words, base64.b64decode(shown[0]))
+
+
 def _picture(root: Path) -> str:
-    if not (root / "notebooks" / "readme_picture.png").exists():
-        return ""
-    return "![The detector's boxes, its choice, and the language model's choice](notebooks/readme_picture.png)"
+    found = picture(root / "notebooks")
+    return f"![{found.text}](notebooks/{PICTURE_FILE})" if found else ""
 
 
 def notebook_index(folder: Path) -> str:
@@ -90,36 +132,54 @@ def examined_claims(entries: list[results.Record]) -> tuple[str, ...]:
 
 
 def results_table(entries: list[results.Record]) -> str:
-    """The claims with the paper's numbers, ours with intervals, and the verdicts, as a Markdown table."""
-    lines = ["| claim | the paper | here | verdict |", "| --- | --- | --- | --- |"]
+    """The claims with the paper's numbers, ours with intervals, and the verdicts, as a Markdown table.
+
+    Each metric of a claim has a row of its own. How the weights were trained stands once, below.
+    """
+    lines = ["| claim | measured | the paper | here | verdict |", "| --- | --- | --- | --- | --- |"]
     for number in examined_claims(entries):
         claim = claims.CLAIMS[number]
-        metrics = {condition.metric for condition in claim.conditions}
-        printed = [f"{claims.written(p.value, p.unit)} {p.label}" for p in claim.printed if p.metric in metrics]
-        chosen = [entry for entry in results.select(entries, claim=number) if entry["metric"] in metrics]
-        several = len({entry["metric"] for entry in chosen}) > 1
-        ours = [(f"{entry['metric']} " if several else "") + _ours(entry) for entry in chosen]
-        verdict = claims.verdict(number, entries)
-        lines.append(f"| **{number}** {claim.text} | {'<br>'.join(printed)} | {'<br>'.join(ours)} | {verdict} |")
-    return "\n".join(lines)
+        first = f"**{number}** {claim.text}"
+        verdict = str(claims.verdict(number, entries))
+        for metric in dict.fromkeys(condition.metric for condition in claim.conditions):
+            printed = [f"{claims.written(p.value, p.unit)} {p.label}" for p in claim.printed if p.metric == metric]
+            ours = [_ours(entry) for entry in results.select(entries, claim=number) if entry["metric"] == metric]
+            words = metric.replace("p_at_1", "P@1").replace("_", " ").replace("re ratio", "error ratio")
+            lines.append(f"| {first} | {words} | {'<br>'.join(printed)} | {'<br>'.join(ours)} | {verdict} |")
+            first = verdict = ""
+    return "\n".join([*lines, "", _footnote(entries)]).rstrip()
+
+
+def _footnote(entries: list[results.Record]) -> str:
+    """Presets and trainings behind the table, each named once."""
+    judged = [entry for entry in entries if entry["claim"]]
+    parts = [f"Preset: {', '.join(sorted({entry['preset'] for entry in judged}))}."] if judged else []
+    for notebook in sorted({entry["notebook"] for entry in judged}):
+        trainings = [e["setting"].get("training") for e in judged if e["notebook"] == notebook]
+        if known := list(dict.fromkeys(filter(None, trainings))):
+            parts.append(f"Trained, in {notebook.split('_')[0]}: {'; '.join(known)}.")
+    return " ".join(parts)
+
+
+# Settings that may be equal to others or say little alone.
+NAMED = (
+    "detector",
+    "llm",
+    "better",
+    "frozen_accuracy",
+    "unfrozen_accuracy",
+    "layer",
+    "last",
+    "probe_layers",
+    "p",
+    "over",
+)
 
 
 def _ours(entry: results.Record) -> str:
-    # Settings that may be equal to others or say little alone.
-    named = {
-        "detector",
-        "llm",
-        "better",
-        "frozen_accuracy",
-        "unfrozen_accuracy",
-        "layer",
-        "last",
-        "probe_layers",
-        "p",
-        "over",
-    }
-    setting = ", ".join(f"{key} {value}" if key in named else str(value) for key, value in entry["setting"].items())
-    return f"{claims.measured(entry)} {setting or entry['metric']} (n = {entry['n']}, {entry['preset']})"
+    known = {key: value for key, value in entry["setting"].items() if key != "training"}
+    setting = ", ".join(f"{key} {value}" if key in NAMED else str(value) for key, value in known.items())
+    return " ".join(filter(None, [claims.measured(entry), setting, f"(n = {entry['n']})"]))
 
 
 def fill(text: str, made: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ sees (widget state, execution times, progress bars) is dropped, so that a diff o
 from __future__ import annotations
 
 import argparse
-import base64
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -21,7 +21,8 @@ from seewhere import parameters, readme, results, runs, storage
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 RESULTS_FILE = "results.json"
-PICTURE_TAG, PICTURE_FILE = "readme-picture", "readme_picture.png"
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+TABLE_NAME = re.compile(r"\bT_[0-9a-f]{5}(?=[_\"\s#])")
 NOISE = ("execution", "papermill", "ExecuteTime", "collapsed")
 
 
@@ -64,10 +65,19 @@ def _only_a_description(output: Any) -> bool:
 
 
 def _portable(text: str) -> str:
-    """Text without this machine's folders: the environment becomes .venv, the home folder ~."""
+    """Text without this machine's folders and memory: the environment is .venv, the home folder ~, addresses go."""
     for place, name in ((sys.prefix, ".venv"), (str(Path.home()), "~")):
         text = text.replace(place, name)
-    return text
+    return ADDRESS.sub("", text)
+
+
+def _name_tables(outputs: Sequence[Any], names: dict[str, str]) -> None:
+    """Give styled tables the names T_00001, T_00002, ... in place of pandas' random ones; `names` remembers them."""
+    for output in outputs:
+        if "text/html" in output.get("data", {}):
+            output.data["text/html"] = TABLE_NAME.sub(
+                lambda match: names.setdefault(match[0], f"T_{len(names) + 1:05d}"), output.data["text/html"]
+            )
 
 
 def clean(notebook: Any) -> Any:
@@ -76,7 +86,7 @@ def clean(notebook: Any) -> Any:
         {name: notebook.metadata[name] for name in ("kernelspec", "seewhere") if name in notebook.metadata}
         | {"language_info": {"name": "python"}}
     )
-    number = 0
+    number, tables = 0, dict[str, str]()
     for cell in notebook.cells:
         for name in NOISE:
             cell.metadata.pop(name, None)
@@ -85,6 +95,7 @@ def clean(notebook: Any) -> Any:
             del cell.metadata["tags"]
         if cell.cell_type == "code":
             cell.outputs = clean_outputs(cell.outputs)
+            _name_tables(cell.outputs, tables)
             if cell.execution_count is not None:
                 number += 1
                 cell.execution_count = number
@@ -115,14 +126,19 @@ def write_notebook(path: Path, notebook: Any) -> None:
     storage.atomic_write_text(path, nbformat.writes(notebook).rstrip("\n") + "\n")
 
 
-def readme_picture(notebook: Any) -> bytes | None:
-    """The PNG that the cell tagged ``readme-picture`` shows, if there is one."""
-    for cell in notebook.cells:
-        if PICTURE_TAG in cell.metadata.get("tags", []):
-            for output in cell.get("outputs", []):
-                if "image/png" in output.get("data", {}):
-                    return base64.b64decode(output.data["image/png"])
-    return None
+def renew_readme(root: Path) -> None:
+    """Make the README's parts anew, and its picture from the committed output of the cell that has the tag.
+
+    Raises:
+        ValueError: as `readme.picture` and `readme.fill`.
+    """
+    found = readme.picture(root / "notebooks")
+    target = root / "notebooks" / readme.PICTURE_FILE
+    if found:
+        storage.atomic_write_bytes(target, found.png)
+    else:
+        target.unlink(missing_ok=True)
+    readme.update(root / "README.md")
 
 
 def refresh(notebooks: Sequence[Path], assignments: Sequence[str] = ()) -> list[str]:
@@ -139,7 +155,7 @@ def refresh(notebooks: Sequence[Path], assignments: Sequence[str] = ()) -> list[
             for path, run in finished:
                 _write_back(path, run)
     if not failures and notebooks:
-        readme.update(notebooks[0].parent.parent / "README.md")
+        renew_readme(notebooks[0].parent.parent)
     return failures
 
 
@@ -148,9 +164,6 @@ def _write_back(path: Path, run: runs.Run) -> None:
     source.metadata.setdefault("seewhere", nbformat.from_dict({}))
     source.metadata.seewhere["minutes"] = max(1, round(run.seconds / 60))
     write_notebook(path, source)
-    picture = readme_picture(source)
-    if picture:
-        storage.atomic_write_bytes(path.parent / PICTURE_FILE, picture)
     ours = results.read(run.folder / "results.json")
     target = path.parent / RESULTS_FILE
     others = [entry for entry in results.read(target) if entry["notebook"] != path.stem]
@@ -176,7 +189,7 @@ def register_clean(subparsers: Any) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Refresh; 1 when a notebook failed (then nothing was written)."""
     if arguments.readme_only:
-        readme.update(runs.notebooks_folder().parent / "README.md")
+        renew_readme(runs.notebooks_folder().parent)
         return 0
     chosen = [runs.find_notebook(name) for name in arguments.notebooks] or runs.runnable_notebooks("quick")
     failures = refresh(chosen, arguments.parameter)

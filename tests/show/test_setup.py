@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 
 import nbformat
 import numpy as np
@@ -52,3 +53,23 @@ def test_a_rare_colour_survives_among_many_frequent_ones() -> None:
     shades[200:206, 200:206] = (255, 0, 255)
     again = np.asarray(Image.open(io.BytesIO(setup.small_png(Image.fromarray(shades)))).convert("RGB")).astype(int)
     assert np.abs(again[203, 203] - (255, 0, 255)).max() < 40
+
+
+def test_what_packages_tell_their_own_developers_is_not_shown_and_other_warnings_are() -> None:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        setup.quieten()
+        for module in ("transformers.modeling_utils", "peft", "seewhere.boxes", "transformersish"):
+            warnings.warn_explicit("soon", FutureWarning, f"{module}.py", 1, module=module)
+        warnings.warn_explicit("odd", UserWarning, "t.py", 1, module="transformers")
+    assert [(item.filename, item.category) for item in seen] == [
+        ("seewhere.boxes.py", FutureWarning), ("transformersish.py", FutureWarning), ("t.py", UserWarning),
+    ]  # fmt: skip
+
+
+def test_one_thread_is_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for count, text in ((1, "cpu, 1 thread (no GPU found)"), (2, "cpu, 2 threads (no GPU found)")):
+        monkeypatch.setattr(torch, "get_num_threads", lambda count=count: count)
+        assert setup.device() == text

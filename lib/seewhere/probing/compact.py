@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -110,6 +111,6 @@ def compress(
     )  # fmt: skip
     release(module)
     later = found.history.assign(epoch=found.history.epoch + len(fitted.history))
-    history = experiments.pd.concat([fitted.history, later], ignore_index=True)
+    history = pd.concat([fitted.history, later], ignore_index=True)
     whole = Fitted(found.probe, module, fitted.settings, len(fitted.history) + found.epoch, found.score, history)
     return whole, dict(sources)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import platform
 import random
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -35,7 +36,8 @@ def device() -> str:
         return f"cuda ({torch.cuda.get_device_name()})"
     if torch.backends.mps.is_available():
         return "mps (Apple GPU found, no CUDA)"
-    return f"cpu, {torch.get_num_threads()} threads (no GPU found)"
+    threads = torch.get_num_threads()
+    return f"cpu, {threads} {'thread' if threads == 1 else 'threads'} (no GPU found)"
 
 
 def set_seed(seed: int) -> None:
@@ -81,12 +83,20 @@ def _use_inline_figures() -> None:
             formatters["image/png"].for_type(kind, small_png)
 
 
+def quieten() -> None:
+    """Hide what the packages below announce to their own developers: names that will change in a later version."""
+    for package in ("transformers", "peft", "accelerate", "torch"):
+        for kind in (FutureWarning, DeprecationWarning):
+            warnings.filterwarnings("ignore", category=kind, module=rf"{package}(\.|$)")
+
+
 def begin(notebook: str, preset: str, seed: int, expected: str) -> None:
     """Seed everything and print the conditions of this run.
 
     notebook: its name, such as "00_tour". preset: name of the preset. expected: how long all cells take, in words.
     """
     _use_inline_figures()
+    quieten()
     set_seed(seed)
     print(f"{notebook}: preset {preset}, seed {seed}; expected time {expected}")
     print(f"device: {device()}")
