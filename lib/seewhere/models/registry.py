@@ -131,6 +131,6 @@ def load_minigpt(source: str | Path, device: str = "cpu") -> MiniGPT:
     if not (Path(source) / SETTINGS_FILE).is_file():
         raise FileNotFoundError(
             f"no pixel model {str(source)!r}: expected one of {', '.join(MINIGPTS)}, or a folder with {SETTINGS_FILE} "
-            "(make one with: seewhere train pixels --out FOLDER)"
+            "(make one with: seewhere train pixels --stage all --out FOLDER)"
         )
     return MiniGPT.load(source, device=device)

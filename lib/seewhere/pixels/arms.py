@@ -234,7 +234,7 @@ def ship(folder: Path, target: Path = SHIPPED) -> Path:
     missing = sorted(set(ARMS) - set(table.system))
     if missing:
         raise ValueError(f"{folder} lacks the arms {', '.join(missing)}; expected all of {', '.join(ARMS)}")
-    with storage.atomic_directory(target) as work:
+    with storage.atomic_directory(target, overwrite=True) as work:
         for name in (TABLE, ABOUT):
             storage.atomic_write_bytes(Path(work) / name, (folder / name).read_bytes())
         storage.atomic_write_text(Path(work) / CARD, card(table, folder))

@@ -105,6 +105,7 @@ def register(subparsers: Any) -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, help="default: the recipe's")
     parser.add_argument("--learning-rate", type=float, help="default: the recipe's")
     parser.add_argument("--clip", help=f"name or folder of the micro-CLIP (default: {known.stages['1'].clip})")
+    parser.add_argument("--ship", action="store_true", help="with --stage all: put the models into the package")
     parser.set_defaults(handler=main)
 
 
@@ -127,7 +128,13 @@ def main(arguments: argparse.Namespace) -> int:
         if arguments.start:
             raise ValueError("--stage all begins with stage 1; expected no --start")
         train_all(chosen, arguments.out)
+        if arguments.ship:
+            from seewhere.pixels.shipping import ship  # it asks the models, which training alone does not need
+
+            print(f"shipped: {ship(arguments.out)}")
         return 0
+    if arguments.ship:
+        raise ValueError("--ship takes all stages; expected --stage all with it")
     if arguments.stage not in chosen.stages:
         raise ValueError(f"{arguments.recipe} has no stage {arguments.stage!r}; it has {', '.join(chosen.stages)}")
     if chosen.after[arguments.stage] and not arguments.start:

@@ -119,7 +119,7 @@ def _settings(values: Mapping[str, Any], where: str) -> PixelSettings:
             f"{where}: unknown: {', '.join(wrong) or 'none'}; missing: {', '.join(missing) or 'none'}. "
             f"A stage has {', '.join(kinds)}"
         )
-    typed = {}
+    typed: dict[str, Any] = {}
     for name, value in values.items():
         plain = float(value) if kinds[name] is float and type(value) is int else value
         if type(plain) is not kinds[name]:

@@ -1,0 +1,211 @@
+"""From finished stages to the weights in the package: packed, scored, with their histories and a card.
+
+The card is written from what the runs left behind, so it cannot tell of another training than the one that was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from seewhere import storage
+from seewhere.models import micro_vlm, micro_vlm_start
+from seewhere.models.micro_clip import shipped_folder
+from seewhere.models.micro_vlm_weights import FOLDER, PARTS, pack
+from seewhere.models.minigpt import SETTINGS_FILE, MiniGPT
+from seewhere.pixels import history, other_tasks
+from seewhere.pixels.commands import SHIPPED_STAGES, place_of
+from seewhere.pixels.reader import PixelReader
+from seewhere.pixels.readers import ACCOUNT, ENCODER
+from seewhere.pixels.recipe import TRAINING
+from seewhere.pixels.study import Study, gather
+
+FROZEN_HISTORY = "history-frozen.npz"
+SHIPPED = ("frozen", "stage2", "stage3")
+ASKED = {"scenes": 6, "novel scenes": 3, "photographs": 0, "textures": 6}
+"""Pictures of each set that the card's errors are of."""
+SCENES = 100
+"""Asked about in words after every stage."""
+
+
+def ship(
+    runs: Path,
+    target: Path = FOLDER,
+    scenes: int = SCENES,
+    pictures: Mapping[str, int] = ASKED,
+    progress: bool = True,
+) -> Path:
+    """Put what ``seewhere train pixels --stage all`` left in `runs` into the package.
+
+    Args:
+        runs: folder with stage1, stage2, stage3 and frozen.
+        target: where the weights go; what is there is replaced as a whole.
+        scenes: asked about in words for ``forgetting.csv``.
+        pictures: set -> how many are reconstructed for the card.
+        progress: show bars.
+
+    Raises:
+        FileNotFoundError: a stage that is not finished.
+        ValueError: a frozen baseline that differs from stage 2 in more than its encoder.
+    """
+    made = read_runs(runs)
+    check_fair(made)
+    readers = {place.name: PixelReader(MiniGPT.load(place / "model"), progress=False) for place in places(runs)}
+    asked = other_tasks.rows(readers, scenes, progress=progress)
+    study = Study.start(gather(list(pictures), pictures, [0]))
+    for name in SHIPPED:
+        study.ask(readers[name], name, progress)
+    first, second, third, frozen = (history.read_history(place / history.FILE) for place in places(runs))
+    with storage.atomic_directory(target, overwrite=True) as work:
+        pack({f"micro-pixels-{name}": readers[name].model for name in SHIPPED}, _room(made), Path(work))
+        first.followed_by(second).followed_by(third).write(Path(work) / history.FILE)
+        first.followed_by(frozen).write(Path(work) / FROZEN_HISTORY)
+        other_tasks.write(asked, Path(work))
+        storage.atomic_write_json(Path(work) / TRAINING, made)
+        storage.atomic_write_text(Path(work) / "README.md", card(made, study.table, asked, Path(work)))
+    return target
+
+
+def places(runs: Path) -> list[Path]:
+    """Folders of the stages, in the order of `SHIPPED_STAGES`."""
+    return [place_of(stage, runs) for stage in SHIPPED_STAGES]
+
+
+def read_runs(runs: Path) -> dict[str, Any]:
+    """Name of each stage's folder -> what it was made by.
+
+    Raises:
+        FileNotFoundError: a stage that is not finished.
+    """
+    missing = [p for p in places(runs) if not (p / TRAINING).is_file() or not (p / "model" / SETTINGS_FILE).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{', '.join(map(str, missing))}: no finished stage; make all with seewhere train pixels --stage all"
+        )
+    return {place.name: storage.read_json(place / TRAINING) for place in places(runs)}
+
+
+def check_fair(made: Mapping[str, Any]) -> None:
+    """Refuse a baseline that differs from stage 2 in more than its encoder.
+
+    Raises:
+        ValueError: the settings in which they differ.
+    """
+    second, frozen = made["stage2"], made["frozen"]
+    odd = [
+        f"{name} {frozen['settings'][name]!r} against {second['settings'][name]!r}"
+        for name in second["settings"]
+        if name != "adapt" and frozen["settings"][name] != second["settings"][name]
+    ]
+    if frozen.get("pictures") != second.get("pictures"):
+        odd.append(f"pictures {frozen.get('pictures')} against {second.get('pictures')}")
+    if odd or frozen["settings"]["adapt"] or not second["settings"]["adapt"]:
+        raise ValueError(
+            "the frozen baseline has to be stage 2 in everything but its encoder; it differs in: "
+            f"{'; '.join(odd) or 'nothing, but adapt is wrong in one of them'}"
+        )
+
+
+def _room(made: Mapping[str, Any]) -> micro_vlm_start.Room:
+    """The directions that the first layers were wired along, which follow from the language model at the start."""
+    from transformers import AutoModelForCausalLM
+
+    folder = shipped_folder(made["stage1"]["settings"]["language"], "seewhere train language --out FOLDER")
+    base: Any = AutoModelForCausalLM.from_pretrained(folder)
+    return micro_vlm_start.Room.of(base.get_input_embeddings().weight.detach().float(), round(micro_vlm.GRID**0.5))
+
+
+# ----------------------------------------------------------------------------------------------------------- card
+
+
+def _table(wide: pd.DataFrame, digits: int) -> str:
+    head = f"| | {' | '.join(map(str, wide.columns))} |\n| --- |{' --- |' * len(wide.columns)}\n"
+    return head + "\n".join(
+        f"| {name} | {' | '.join(f'{value:.{digits}f}' for value in row)} |"
+        for name, row in zip(wide.index, wide.to_numpy(), strict=True)
+    )
+
+
+def _stages(made: Mapping[str, Any]) -> str:
+    lines = []
+    for name, entry in made.items():
+        own = entry["settings"]
+        shares = ", ".join(f"{task} {share:g}" for task, share in own["mixture"].items())
+        asked = "/".join(str(own[f"{kind}_questions"]) for kind in ("colour", "mask", "word"))
+        encoder = "trained" if own["adapt"] else "frozen"
+        start = Path(own["start"]).parent.name if own["start"] else "new"
+        lines.append(
+            f"| {name} | {start} | {encoder} | {own['steps']} | {shares} | {asked} | {own['learning_rate']:g} |"
+        )
+    columns = ("stage", "begins with", "encoder", "steps", "pictures by task", "colours/masks/words a picture", "rate")
+    return f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}\n" + "\n".join(lines)
+
+
+def card(made: Mapping[str, Any], errors: pd.DataFrame, asked: pd.DataFrame, folder: Path) -> str:
+    """What the weights are, how they were made and what they can do.
+
+    Args:
+        made: see `read_runs`.
+        errors: table of a `Study` of the models and baselines.
+        asked: rows of `other_tasks.rows`, of every stage.
+        folder: with the packed weights.
+    """
+    own = made["stage1"]["settings"]
+    clip = shipped_folder(own["clip"], "seewhere train clip --out FOLDER") / "model.safetensors"
+    drawn = ", ".join(f"{count} {kind}" for kind, count in made["stage2"].get("pictures", {}).items())
+    re = errors.groupby(["system", "set"], sort=False).re.mean().unstack()
+    counts = ", ".join(f"{n} {name}" for name, n in errors.groupby("set", sort=False).picture.nunique().items())
+    tasks = asked.groupby(["model", "task"], sort=False).score.mean().unstack()[list(other_tasks.TASKS)]
+    each = int(asked.groupby(["model", "task"]).size().iloc[0])
+    size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    return f"""# micro-pixels
+
+Three small vision-language models (`seewhere.models.micro_vlm`) that can be asked for the colour of a pixel, for
+boxes and in words: `micro-pixels-frozen` (its encoder was never trained for pixels), `micro-pixels-stage2` (it was)
+and `micro-pixels-stage3` (stage 2, then on with the encoder frozen).
+
+| | |
+| --- | --- |
+| make them again | `seewhere train pixels --stage all --out RUNS --ship` |
+| network | {NETWORK} {own["language"]}; 64 tokens an image |
+| {ENCODER} | {own["clip"]}, sha256 of its model.safetensors `{storage.hash_file(clip)}` |
+| pictures in training | {drawn}; colours also of scenes in other colours |
+| size | {size:.1f} MB: 7 bits a number, equal parts once |
+| sha256 of {PARTS} | `{storage.hash_file(folder / PARTS)}` |
+
+{_stages(made)}
+
+Reconstruction error RE (channels summed, 0..300) on whole held-out pictures ({counts}; means):
+
+{_table(re, 1)}
+
+What is known beside pixels (shares 0..1; {each} questions of each kind about scenes of the val split,
+`{other_tasks.FILE}`): boxes with an IoU above 0.5, naming a box, questions, F1 of the categories in captions.
+
+{_table(tasks, 2)}
+
+{PROSE}
+
+{ACCOUNT} All by one recipe (the table above, `{TRAINING}`): the frozen baseline is stage 2 in everything but its
+encoder, with the same pictures, questions, steps and rates. One training of each. The scores above were taken
+before rounding to seven bits.
+
+The sprites of the scenes are Twemoji (CC-BY 4.0).
+"""
+
+
+NETWORK = (
+    "MiniGPT-v2's layout: micro-CLIP's image tower, one linear layer with a vector for each place, Llama of width 192: "
+    "three wired layers and those of"
+)
+PROSE = """**How they start.** Not at random (`seewhere.models.micro_vlm_start`). Three layers in front of the language
+model's find the patch and the cell that a question means and read a colour off what the image's token holds; they
+are set by hand and held. The connector starts as the least squares from the frozen encoder's tokens to each patch's
+two-dimensional cosines. All of it is the same in the frozen model and in the adapted ones. What they show is what an
+encoder keeps of a picture; not that a small Transformer finds by itself where to look.
+
+**What else differs from the paper.** The language model's own layers are trained in full and not by LoRA, tokens are
+not merged by four, a colour is learnt as a bell around its value among the 256 tokens of its place in the answer."""
