@@ -62,6 +62,16 @@ def test_group_lines_draw_one_line_per_series_and_count_below(predictions: pd.Da
         charts.group_lines(predictions, "length")
 
 
+def test_each_stage_of_a_training_is_a_line_of_its_own() -> None:
+    history = pd.DataFrame({"step": [1, 2, 3, 4], "loss": [4.0, 3.0, 9.0, 8.0], "stage": ["a", "a", "b", "b"]})
+    axes = charts.learning_curves(history, {"loss": ["loss"]}, stage="stage").axes[0]
+    assert {line.get_label(): list(line.get_ydata()) for line in axes.lines} == {"loss, a": [4, 3], "loss, b": [9, 8]}
+    assert len({line.get_color() for line in axes.lines}) == 2
+    whole = charts.learning_curves(history.assign(stage="a"), {"loss": ["loss"]}, stage="stage").axes[0]
+    assert [line.get_label() for line in whole.lines] == ["loss"]
+    assert len(charts.learning_curves(history, {"loss": ["loss"]}).axes[0].lines) == 1
+
+
 def test_learning_curves_skip_entries_without_the_value() -> None:
     history = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}, {"step": 2, "eval_p_at_1": 0.5}]
     figure = charts.learning_curves(history, {"loss": ["loss"], "P@1": ["eval_p_at_1"]})
