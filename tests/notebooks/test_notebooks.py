@@ -1,10 +1,11 @@
 """Every notebook from its first cell to its last, with the smallest preset."""
 
+import re
 from pathlib import Path
 
 import nbformat
 import pytest
-from seewhere import parameters, results, runs
+from seewhere import parameters, presets, results, runs
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("[0-9]*.ipynb"))
@@ -51,3 +52,27 @@ def test_it_has_more_prose_than_code(path: Path) -> None:
     code = sum(len(cell.source) for cell in cells if cell.cell_type == "code")
     assert prose > code
     assert cells[0].cell_type == "markdown" and cells[0].source.splitlines()[0].rstrip().endswith("?")
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in NOTEBOOKS if "settings.seeds" in path.read_text()], ids=lambda p: p.stem
+)
+def test_two_seeds_share_no_draw(path: Path) -> None:
+    """With ``seed + number`` the seeds 0 and 1 of a sweep would have two of three draws in common."""
+    assert "10 * seed + number for number in settings.seeds" in path.read_text(encoding="utf-8") or "02" in path.stem
+    assert all(preset_seeds(name, path) < 10 for name in presets.NAMES)
+
+
+def preset_seeds(name: str, path: Path) -> int:
+    return max(presets.load(name, path.stem).seeds)
+
+
+def test_the_tour_leads_to_every_notebook() -> None:
+    table = nbformat.read(FOLDER / "00_tour.ipynb", 4).cells[0].source
+    assert [path.name for path in NOTEBOOKS[1:] if f"]({path.name})" not in table] == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_its_committed_outputs_are_the_same_on_any_machine(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r" at 0x[0-9a-f]{6,}|site-packages/.*Warning", text)
