@@ -53,6 +53,10 @@ CELLS = {
     "Image.new('L', (300, 200), 60).save('grey.png')\n"
     "half = Image.new('RGB', (80, 60), (200, 0, 0))\nhalf.paste((0, 0, 100), (40, 0, 80, 60))\n"
     "PixelAsker({'sure': AlwaysSure(), 'silent': Silent()}, {'halves': half})",
+    "growing": "import numpy as np\nfrom types import SimpleNamespace\nfrom seewhere.show.growing import Growth\n"
+    "seen = np.array([np.full((1, 64, 64, 3), 60 * n, np.uint8) for n in (1, 2, 3)])\n"
+    "Growth({'shades': SimpleNamespace(stages=['1', '1', '2'], questions=np.array([10, 20, 30]), names=['a shade'],\n"
+    "    targets=seen[-1], reconstructions=seen, errors=np.array([[90.0], [40.0], [7.5]]))})",
     "masks": "from seewhere.show.masking import MaskAsker\nMaskAsker(Segmenting(data), data)",
     "annotate": "from types import SimpleNamespace\nfrom seewhere.show.annotate import annotate\n"
     "items = [SimpleNamespace(item_id=n, expression=e) for n, e in enumerate(data.expressions)]\n"
@@ -280,6 +284,20 @@ def test_a_mask_follows_the_phrase(driver: Any, lab: str) -> None:
     handle.send_keys(Keys.END)
     wait_for(lambda: "0 of" in output_text(driver) and "above 1.00" in output_text(driver), "a higher threshold")
     assert new_picture(driver, second)
+
+
+def test_the_slider_moves_through_a_training(driver: Any, lab: str) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    open_and_run(driver, lab, "growing")
+    last = wait_for(lambda: picture(driver), "the last snapshot")
+    assert "30 questions" in output_text(driver) and "RE 7.5" in output_text(driver)
+    find(driver, ".jp-OutputArea .noUi-handle")[0].send_keys(Keys.HOME)
+    first = new_picture(driver, last)
+    wait_for(lambda: "10 questions" in output_text(driver) and "RE 90.0" in output_text(driver), "the first snapshot")
+    find(driver, ".jp-OutputArea .noUi-handle")[0].send_keys(Keys.ARROW_RIGHT)
+    assert new_picture(driver, first)
+    wait_for(lambda: "RE 40.0" in output_text(driver), "the snapshot after it")
 
 
 def test_cells_are_annotated_from_the_keyboard_and_jupyter_keeps_its_hands_off(driver: Any, lab: str) -> None:
