@@ -225,7 +225,7 @@ _ALL = (
     Claim(
         "F5",
         PROBING,
-        "Frozen, directional relations are read worst and topological ones best.",
+        "Frozen, topological relations are read better than directional ones.",
         _N1,
         _above("topological_over_directional"),
         _F5,

@@ -20,24 +20,11 @@ from seewhere.models.protocols import FeatureModel
 from seewhere.models.resamplers import MicroPatches, MicroResampler, load_blip2_module, load_resampler, write_micro
 from seewhere.models.resampling import Resampler, fingerprint_of
 from seewhere.storage import read_json
-from transformers import (
-    BertTokenizer,
-    Blip2Config,
-    Blip2ForImageTextRetrieval,
-    Blip2Processor,
-    InstructBlipConfig,
-    InstructBlipForConditionalGeneration,
-    InstructBlipProcessor,
-    LlamaConfig,
-    OPTConfig,
-    PreTrainedTokenizerFast,
-)
-from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+from tiny_blip import QUERIES, TEXTS, write_blip2, write_instructblip
+from transformers import Blip2ForImageTextRetrieval, InstructBlipForConditionalGeneration
 
 RANDOM = np.random.default_rng(0)
 IMAGES = [Image.fromarray(RANDOM.integers(0, 256, (40, 60, 3), dtype=np.uint8)) for _ in range(3)]
-TEXTS = ["a red dog", "the cat to the left of the bus", "dog"]
-QUERIES = 32
 
 
 # -- the micro ones ----------------------------------------------------------------------------------------------
@@ -183,60 +170,14 @@ def test_wrong_requests_are_refused(trained: Trained) -> None:
 # -- the real classes, tiny --------------------------------------------------------------------------------------
 
 
-VISION = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-          "image_size": 28, "patch_size": 14}  # fmt: skip
-QFORMER = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2,
-           "intermediate_size": 32, "encoder_hidden_size": 24, "max_position_embeddings": 64}  # fmt: skip
-
-
-def bert_tokenizer(folder: Path) -> BertTokenizer:
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted({w for text in TEXTS for w in text.split()})]
-    vocabulary = folder / "vocab.txt"
-    vocabulary.write_text("\n".join(words))
-    return BertTokenizer(str(vocabulary))
-
-
-def randomised(model: torch.nn.Module) -> torch.nn.Module:
-    """Queries start at zero in transformers; a test must not pass because all of them are alike."""
-    torch.manual_seed(1)
-    model.query_tokens.data.normal_()
-    return model.eval()
-
-
 @pytest.fixture(scope="module")
 def blip2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("blip2")
-    torch.manual_seed(0)
-    text = OPTConfig(vocab_size=60, hidden_size=16, num_hidden_layers=1, ffn_dim=16, num_attention_heads=2,
-                     word_embed_proj_dim=16)  # fmt: skip
-    config = Blip2Config(
-        vision_config=VISION,
-        qformer_config={**QFORMER, "use_qformer_text_input": True},
-        text_config=text.to_dict(),
-        num_query_tokens=QUERIES,
-        image_text_hidden_size=8,
-    )
-    randomised(Blip2ForImageTextRetrieval(config)).save_pretrained(folder)
-    processor = BlipImageProcessorPil(size={"height": 28, "width": 28})
-    Blip2Processor(processor, bert_tokenizer(folder)).save_pretrained(folder)
-    return folder
+    return write_blip2(tmp_path_factory.mktemp("real") / "blip2")
 
 
 @pytest.fixture(scope="module")
 def instructblip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("instructblip")
-    torch.manual_seed(0)
-    text = LlamaConfig(vocab_size=60, hidden_size=16, num_hidden_layers=1, intermediate_size=16,
-                       num_attention_heads=2)  # fmt: skip
-    config = InstructBlipConfig(
-        vision_config=VISION, qformer_config=QFORMER, text_config=text.to_dict(), num_query_tokens=QUERIES
-    )
-    randomised(InstructBlipForConditionalGeneration(config)).save_pretrained(folder)
-    tokenizer = bert_tokenizer(folder)
-    language = PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, pad_token="[PAD]", unk_token="[UNK]")
-    processor = BlipImageProcessorPil(size={"height": 28, "width": 28})
-    InstructBlipProcessor(processor, language, tokenizer).save_pretrained(folder)
-    return folder
+    return write_instructblip(tmp_path_factory.mktemp("real") / "instructblip")
 
 
 def pixels(model: Resampler) -> torch.Tensor:

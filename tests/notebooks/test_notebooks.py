@@ -6,6 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from seewhere import parameters, presets, results, runs
+from tiny_blip import write_blip2, write_instructblip
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("[0-9]*.ipynb"))
@@ -19,6 +20,24 @@ def test_it_runs_with_the_preset_smoke(path: Path, tmp_path: Path) -> None:
     assert run.state == runs.DONE, run.error
     for entry in results.read(run.folder / "results.json"):
         assert entry["preset"] == "smoke" and entry["notebook"] == path.stem
+
+
+@pytest.mark.notebook
+def test_resamplers_of_the_real_classes_go_through_the_probing_notebook(tmp_path: Path) -> None:
+    """By folder, as BLIP-2 and InstructBLIP from the hub would: same classes, tiny and random."""
+    folders = [str(write_blip2(tmp_path / "tiny-blip2")), str(write_instructblip(tmp_path / "tiny-instructblip"))]
+    values = {"preset": "smoke", "resamplers": " ".join(folders), "ask": folders[1]}
+    run = runs.execute(FOLDER / "01_probing_resamplers.ipynb", values, tmp_path, progress=False)
+    assert run.state == runs.DONE, run.error
+    found = {entry["setting"].get("resampler") for entry in results.read(run.folder / "results.json")}
+    assert {"tiny-blip2", "tiny-instructblip"} <= found
+
+
+@pytest.mark.notebook
+def test_a_resampler_without_attention_and_one_without_weights_go_through_it_too(tmp_path: Path) -> None:
+    values = {"preset": "smoke", "resamplers": "micro-patches micro-perceiver"}
+    run = runs.execute(FOLDER / "01_probing_resamplers.ipynb", values, tmp_path, progress=False)
+    assert run.state == runs.DONE, run.error
 
 
 def test_there_are_notebooks() -> None:

@@ -4,7 +4,7 @@ import pytest
 from seewhere.boxes import CELLS
 from seewhere.probing import rcm
 from seewhere.probing.people import draw_items, human_baseline
-from seewhere.show.annotate import CellAnswer
+from seewhere.show.annotate import CellAnswer, mark_of
 from test_rcm_and_tasks import expressions
 
 
@@ -67,3 +67,14 @@ def test_strange_answers_are_refused(items):
         human_baseline(items, [CellAnswer("anna", 9999, ("top",))])
     with pytest.raises(ValueError, match="expected names of cells"):
         human_baseline(items, [CellAnswer("anna", items[0].item_id, ("upstairs",))])
+
+
+def test_answers_to_another_draw_are_not_held_against_this_one(items):
+    """Numbers repeat from draw to draw: the same item 0, another picture and claim."""
+    others = rcm.build(expressions([8] * 9), seed=1)
+    mine = {item.item_id: item for item in items}
+    other = next(item for item in others if mark_of(item) != mark_of(mine[item.item_id]))
+    answer = CellAnswer("anna", other.item_id, (CELLS[other.cell],), asked=mark_of(other))
+    assert human_baseline(others, [answer]).cell_accuracy.value == 1
+    with pytest.raises(ValueError, match=r"anna answered another item .* file of their own"):
+        human_baseline(items, [answer])

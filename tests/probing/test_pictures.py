@@ -44,3 +44,14 @@ def test_the_gallery_shows_what_each_arm_said(box_task, binary_task):
         pictures.box_gallery(binary_task, {})
     with pytest.raises(ValueError, match="no example"):
         pictures.box_gallery(box_task, {"frozen": right.assign(example_id=-1)})
+
+
+def test_the_first_model_with_attention_is_shown_and_its_lack_told(capsys):
+    class Model:
+        def __init__(self, has_attention):
+            self.has_attention = has_attention
+
+    assert pictures.with_attention({"patches": Model(False), "vilt": object(), "blip2": Model(True)}) == "blip2"
+    assert capsys.readouterr().out == ""
+    assert pictures.with_attention({"patches": Model(False)}) == ""
+    assert "no cross-attention from queries to patches in patches" in capsys.readouterr().out

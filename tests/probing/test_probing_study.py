@@ -35,6 +35,10 @@ def test_frozen_probes_are_those_of_the_single_arm_in_one_process_and_in_two(mai
 def test_earlier_layers_and_seeds_of_ones_own(main):
     table = main.frozen(["tiny"], ["vsr"], "earlier", seeds=[7])
     assert set(table.layer) == {"early"} and set(table.seed) == {7}
+    main.models["flat"] = TinyEncoded(name="flat")
+    main.models["flat"].layers = ("late",)
+    assert set(main.frozen(["flat", "tiny"], ["vsr"], "earlier").resampler) == {"tiny"}
+    assert main.frozen(["flat"], ["vsr"], "earlier").empty
 
 
 def ship(main, seed, **facts):
@@ -166,3 +170,44 @@ def test_metrics_and_the_pictures_of_one_seed(main):
     shown = main.gallery_tables(table, "rec", "tiny")
     assert list(shown) == ["frozen", "unfrozen"] and all(set(part.seed) == {0} for part in shown.values())
     assert len(main.live("rec", "tiny", epochs=2).history) == 2
+
+
+def test_what_cannot_be_trained_along_is_passed_over_with_a_line(main, capsys):
+    main.models["fixed"] = TinyEncoded(name="fixed")
+    main.models["fixed"].module.requires_grad_(False)
+    nothing = main.unfrozen(["fixed"], ["vsr"])
+    assert nothing.empty and "fixed: nothing in it can be trained along" in capsys.readouterr().out
+    frozen = main.frozen(["fixed"], ["vsr"], probe_layers=[1, 2])
+    both = study.together(frozen, nothing)
+    pd.testing.assert_frame_equal(both, frozen)  # types too
+    assert verdicts.bigger_probes(frozen, nothing, main.origin()) == [] == verdicts.gaps(both, main.origin())
+    assert set(main.unfrozen(["fixed", "tiny"], ["vsr"]).resampler) == {"tiny"}
+
+
+def test_the_arms_stand_in_a_table_with_a_row_each(main):
+    ship(main, 1)
+    main.unfrozen(["tiny"], ["vsr"])
+    shown = main.arms_table()
+    assert shown[["task", "model", "seed", "epochs"]].values.tolist() == [["vsr", "tiny", 0, 1], ["vsr", "tiny", 1, 3]]
+    assert shown["how it came to be"].tolist() == ["trained here for 1 epochs", "shipped, 3 epochs"]
+    assert (shown["best epoch"] <= shown.epochs).all()
+
+
+def test_a_search_is_kept_for_the_model_that_it_was_of(main):
+    """Two Q-Formers are of one kind and may want different settings."""
+    main.models["other"] = TinyEncoded(seed=3, name="other")
+    before = main.probe_settings("vsr", main.models["other"], "frozen")
+    main.settings = presets.with_changes(main.settings, search_learning_rates=[0.2, 0.3])
+    main.search(["tiny"], ["vsr"])
+    assert main.probe_settings("vsr", main.models["other"], "frozen") == before
+    assert main.probe_settings("vsr", main.models["tiny"], "frozen").learning_rate >= 0.2
+
+
+def test_folders_of_pictures_reach_the_readers(main, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(study, "load_task", lambda name, *_, images: seen.setdefault(name, images))
+    study.load_tasks(main.settings, "world", images=("photos", "vsr-photos"))
+    assert seen == {"rec": "photos", "vsr": "vsr-photos", "rcm": "photos"}
+    seen.clear()
+    study.load_tasks(main.settings, "world")
+    assert set(seen.values()) == {None}

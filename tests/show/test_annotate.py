@@ -5,14 +5,14 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 from seewhere.boxes import CELLS
 from seewhere.records import Expression, ImageRecord, Region
-from seewhere.show.annotate import AnswerFile, CellAnswer, annotate
+from seewhere.show.annotate import AnswerFile, CellAnswer, annotate, mark_of
 
 
 @dataclass
@@ -130,3 +130,16 @@ def test_mistakes_are_named_and_it_has_a_picture_for_readers_without_a_kernel(it
     page = annotate(items, tmp_path / "a", "anna")
     assert isinstance(page.static(), Figure) and "run this cell" in repr(page)
     assert {button.description for button in page.buttons} == set(CELLS)
+
+
+def test_a_file_with_answers_to_other_items_is_refused(items, tmp_path):
+    path = tmp_path / "a.jsonl"
+    page = annotate(items, path, "anna")
+    press(page, "1", "Enter")
+    assert json.loads(path.read_text())["asked"] == mark_of(items[0])
+    assert annotate(items, path, "anna").item.item_id == 6
+    said = items[0].expression
+    changed = [Asked(5, replace(said, text="the cat")), *items[1:]]
+    with pytest.raises(ValueError, match=r"another item 5 than “the cat”.*file of their own"):
+        annotate(changed, path, "anna")
+    assert annotate(changed, path, "ben").item.item_id == 5

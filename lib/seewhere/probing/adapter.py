@@ -91,6 +91,11 @@ class Probed:
         device = next(iter(self.module.parameters()), torch.zeros(0)).device
         return self.forward_encoded(self.resampler.see(images).float().to(device), texts)
 
+    @property
+    def has_attention(self) -> bool:
+        """Whether it has a Q-Former's cross-attention, which `attention` can show."""
+        return any(name.endswith("crossattention.attention") for name, _ in self.module.named_modules())
+
     @torch.no_grad()
     def attention(self, images: Sequence[Image.Image], texts: Sequence[str]) -> dict[str, NDArray]:
         """Return where the queries look: layer -> cross-attention (N, queries, patches), mean over the heads.

@@ -17,7 +17,7 @@ from seewhere.boxes import CELLS
 from seewhere.datasets import load
 from seewhere.probing import analysis, rcm
 from seewhere.probing.rcm import RegionCell
-from seewhere.show.annotate import CellAnswer
+from seewhere.show.annotate import CellAnswer, check_asked
 
 WRONG = "factually wrong"
 MATCH, NO_MATCH = "matches", "does not match"
@@ -50,7 +50,7 @@ def human_baseline(items: Sequence[RegionCell], answers: Iterable[CellAnswer], s
         seed: of the intervals, which draw the items anew.
 
     Raises:
-        ValueError: an answer to an item that is not among `items`, or that names no cell.
+        ValueError: an answer to an item that is not among `items` or was another one, or that names no cell.
     """
     known = {item.item_id: item for item in items}
     rows = {}
@@ -59,6 +59,7 @@ def human_baseline(items: Sequence[RegionCell], answers: Iterable[CellAnswer], s
             raise ValueError(
                 f"{answer.annotator} answered item {answer.item}, which is not among the {len(known)} asked"
             )
+        check_asked(answer, known[answer.item])
         if any(cell not in CELLS for cell in answer.cells) or not (answer.cells or answer.wrong):
             raise ValueError(f"{answer.annotator}, item {answer.item}: cells {answer.cells}; expected names of cells")
         rows[answer.annotator, answer.item] = _row(known[answer.item], answer)
@@ -118,10 +119,17 @@ def _kappa(table: pd.DataFrame, column: str, categories: Sequence[str]) -> tuple
 
 
 def annotation_items(
-    root: Path | str, data: str, split: str = "test", count: int = 100, seed: int = 0
+    root: Path | str,
+    data: str,
+    split: str = "test",
+    count: int = 100,
+    seed: int = 0,
+    images: Path | str | None = None,
 ) -> list[RegionCell]:
-    """Return items for people from a data set of referring expressions; see `draw_items`."""
-    return draw_items(rcm.build(load(data, split, root).expressions, seed, skip_empty=True), count, seed)
+    """Return items for people from a data set of referring expressions, its pictures in `images` if not in a usual
+    place; see `draw_items`."""
+    expressions = load(data, split, root, images=images or None).expressions
+    return draw_items(rcm.build(expressions, seed, skip_empty=True), count, seed)
 
 
 def draw_items(items: Sequence[RegionCell], count: int = 100, seed: int = 0) -> list[RegionCell]:

@@ -234,6 +234,15 @@ def control_table(frozen: pd.DataFrame, control: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def with_attention(models: Mapping[str, object]) -> str:
+    """Return the first model whose queries' cross-attention can be shown; "" and a printed line where none has any."""
+    for name, model in models.items():
+        if getattr(model, "has_attention", False):
+            return name
+    print(f"no cross-attention from queries to patches in {', '.join(models)}: nothing to show here")
+    return ""
+
+
 def looker(model: Probed, examples: Sequence[Example]) -> Looker:
     """Return the widget that shows where a resampler's queries look in some examples' pictures.
 

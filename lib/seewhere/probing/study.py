@@ -34,11 +34,16 @@ from seewhere.probing.training import Fitted, ProbeSettings, fit, predict
 from seewhere.probing.verdicts import Origin
 
 DATA = {"rec": "worldg", "vsr": "random", "rcm": "worldg"}
+NO_ROWS = {"task": str, "resampler": str, "arm": str, "seed": int, "layer": str, "probe_layers": int, "correct": bool}
 SHIPPED = Path(__file__).resolve().parents[1] / "weights" / "probing-arms"
 
 
 def load_tasks(
-    settings: Preset, world: Path | str, referring: tuple[str, str] = ("", ""), vsr: tuple[str, str] = ("", "")
+    settings: Preset,
+    world: Path | str,
+    referring: tuple[str, str] = ("", ""),
+    vsr: tuple[str, str] = ("", ""),
+    images: tuple[str, str] = ("", ""),
 ) -> dict[str, Task]:
     """Return the three tasks by name.
 
@@ -47,11 +52,13 @@ def load_tasks(
         world: folder of the world, used where no other is given.
         referring: (folder, name) of the referring expressions for rec and rcm; "" for the world's.
         vsr: (folder, partition) of the spatial statements.
+        images: folders of the pictures of both, where they are not in a usual place; "" where they are.
     """
     found = {}
     for name, usual in DATA.items():
         root, data = vsr if name == "vsr" else referring
-        found[name] = load_task(name, root or world, data or usual, sizes_of(settings))
+        place = images[1] if name == "vsr" else images[0]
+        found[name] = load_task(name, root or world, data or usual, sizes_of(settings), images=place or None)
     return found
 
 
@@ -68,7 +75,7 @@ class Study:
         settings: of notebook 01.
         tasks, models: by name.
         seeds: of the trainings.
-        chosen: (task, kind, arm) -> settings, where something else than the preset's was found by a search.
+        chosen: (task, model, arm) -> settings, where something else than the preset's was found by a search.
         trained: (task, model, seed) -> (probe, resampler) of the unfrozen arms, for pictures.
         origins: how each unfrozen arm came to be.
         histories: (task, model, seed) -> one row per epoch of its training; see `seewhere.probing.training.Fitted`.
@@ -86,7 +93,7 @@ class Study:
     def probe_settings(self, task: str, model: Resampler, arm: str, **changes: Any) -> ProbeSettings:
         """Return the settings of one arm: what a search found, or the preset's."""
         kind = kind_of(model)
-        found = self.chosen.get((task, kind, arm)) or settings_of(self.settings, task, kind, arm)
+        found = self.chosen.get((task, model.name, arm)) or settings_of(self.settings, task, kind, arm)
         return found.changed(**changes)
 
     # -- frozen --------------------------------------------------------------------------------------------------------
@@ -111,6 +118,8 @@ class Study:
         for task_name, model_name in product(tasks, models):
             task, model = self.tasks[task_name], self.models[model_name]
             names = {"last": model.layers[-1:], "earlier": model.layers[:-1], "all": model.layers}[layers]
+            if not names:  # patch tokens have no layer before the last
+                continue
             sources = experiments.frozen_sources(task, model, names)
             targets = {split: task.targets(split) for split in SPLITS}
             for layer, size, seed in product(names, probe_layers, self.seeds if seeds is None else seeds):
@@ -122,7 +131,7 @@ class Study:
         running = joblib.Parallel(workers, return_as="generator")(jobs)
         bar = tqdm(running, total=len(jobs), desc="probes", leave=False)
         tables = [controls.predictions(t, out, "test", **row) for out, (t, row) in zip(bar, about, strict=True)]
-        return pd.concat(tables, ignore_index=True)
+        return together(_nothing(), *tables)
 
     # -- unfrozen ------------------------------------------------------------------------------------------------------
 
@@ -132,9 +141,11 @@ class Study:
         Arms that ship are loaded, if weights, examples and settings are these (see `arms.misfit`). Where the preset
         says ``unfrozen = "train"`` every seed's is trained here at full length; else, where none ships that fits, the
         first seed's alone, for ``live_unfrozen_epochs``. What is trained here is kept below `storage.runs_home`, so a
-        training that was killed goes on where it was, and a finished one is read.
+        training that was killed goes on where it was, and a finished one is read. Models with nothing to train are
+        passed over, with a line; where none is left the table has no rows.
         """
-        tables = []
+        tables = [_nothing()]
+        models = self.trainable(models)
         whole = self.settings.unfrozen == "train"
         for (task_name, model_name), seed in product(product(tasks, models), self.seeds):
             model = self.models[model_name]
@@ -144,7 +155,28 @@ class Study:
                 tables.append(self._train(task_name, model, settings, whole, "" if whole else why))
             elif folder is not None:
                 tables.append(self._load(task_name, model, seed, folder))
-        return pd.concat(tables, ignore_index=True)
+        return together(*tables)
+
+    def trainable(self, models: Sequence[str]) -> list[str]:
+        """Return those of some models that can be trained along; say of the others that they are probed frozen only."""
+        found = []
+        for name in models:
+            module = getattr(self.models[name], "module", None)
+            if module is not None and any(p.requires_grad for p in module.parameters()):
+                found.append(name)
+            else:
+                print(f"{name}: nothing in it can be trained along, so it is probed frozen only")
+        return found
+
+    def arms_table(self) -> pd.DataFrame:
+        """Return one row per unfrozen arm: task, model, seed, epochs, the best one and its score, and its origin."""
+        rows = []
+        for (task, model, seed), history in self.histories.items():
+            score = history.validation_score
+            best = int(history.epoch[score.idxmax()])
+            rows.append((task, model, seed, len(history), best, score.max(), self.origins[f"{task} {model} {seed}"]))
+        columns = ["task", "model", "seed", "epochs", "best epoch", "validation score", "how it came to be"]
+        return pd.DataFrame(rows, columns=columns).round(3)
 
     def live(self, task: str, model: str, epochs: int | None = None) -> Fitted:
         """Train the first seed's unfrozen arm for some epochs (None: ``live_unfrozen_epochs``), and return it."""
@@ -216,7 +248,7 @@ class Study:
             best = experiments.search_arm(
                 self.tasks[task_name], model, space, base, trials=self.settings.search_trials, seed=self.seeds[0]
             )
-            self.chosen[task_name, kind_of(model), experiments.FROZEN] = best.settings
+            self.chosen[task_name, model.name, experiments.FROZEN] = best.settings
             found.append(best.trials.assign(task=task_name, resampler=model.name))
         return pd.concat(found, ignore_index=True)
 
@@ -245,6 +277,15 @@ class Study:
         """Return arm -> the first seed's predictions of one task and model, for `pictures.box_gallery`."""
         part = table[(table.task == task) & (table.resampler == model) & (table.seed == self.seeds[0])]
         return {str(arm): rows for arm, rows in part[part.probe_layers == 1].groupby("arm", sort=True)}
+
+
+def _nothing() -> pd.DataFrame:
+    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in NO_ROWS.items()})
+
+
+def together(*tables: pd.DataFrame) -> pd.DataFrame:
+    """Return predictions tables as one; those without rows are left out, or numbers would turn into fractions."""
+    return pd.concat([table for table in tables if len(table)] or list(tables[:1]), ignore_index=True)
 
 
 def metrics_of(table: pd.DataFrame) -> dict[str, float]:

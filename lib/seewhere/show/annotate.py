@@ -7,6 +7,7 @@ disk before the next picture comes, and the page opens again where it was left.
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
 import os
@@ -50,13 +51,40 @@ class Item(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CellAnswer:
-    """One person's answer: ranked cells (names of ``CELLS``), or `wrong`: the phrase fits nothing in the picture."""
+    """One person's answer: ranked cells (names of ``CELLS``), or `wrong`: the phrase fits nothing in the picture.
+
+    `asked` is the mark of what was asked, see `mark_of`; "" where it is not known.
+    """
 
     annotator: str
     item: int
     cells: tuple[str, ...]
     wrong: bool = False
     seconds: float = 0.0
+    asked: str = ""
+
+
+def mark_of(item: Item) -> str:
+    """Return a short mark of an item's picture, phrase and, where it has one, claimed cell.
+
+    Items are numbered anew by every draw, so a number alone would let answers slip to other questions.
+    """
+    said = item.expression
+    facts = (said.image.image_id, said.expression_id, said.text, getattr(item, "claimed", None))
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
+
+
+def check_asked(answer: CellAnswer, item: Item) -> None:
+    """Refuse an answer that was given to another item of the same number.
+
+    Raises:
+        ValueError: what it is held against, and what to do.
+    """
+    if answer.asked and answer.asked != mark_of(item):
+        raise ValueError(
+            f"{answer.annotator} answered another item {answer.item} than “{item.expression.text}”: these answers are "
+            f"of another data set, seed or version. Keep them in a file of their own."
+        )
 
 
 class AnswerFile:
@@ -88,7 +116,12 @@ class AnswerFile:
             try:
                 row = json.loads(line)
                 yield CellAnswer(
-                    str(row["annotator"]), int(row["item"]), tuple(row["cells"]), bool(row["wrong"]), row["seconds"]
+                    str(row["annotator"]),
+                    int(row["item"]),
+                    tuple(row["cells"]),
+                    bool(row["wrong"]),
+                    row["seconds"],
+                    str(row.get("asked", "")),
                 )
             except (ValueError, KeyError, TypeError):
                 continue  # cut short by a crash; the person is asked again
@@ -139,7 +172,7 @@ class Annotator(Panel):
         annotator: who answers.
 
     Raises:
-        ValueError: no items, two with one number, or no name.
+        ValueError: no items, two with one number, no name, or a file with answers to other items.
     """
 
     def __init__(self, items: Sequence[Item], path: Path | str, annotator: str) -> None:
@@ -149,6 +182,9 @@ class Annotator(Panel):
             raise ValueError("expected the annotator's name or initials; agreement is counted between people")
         self.items, self.file, self.annotator = list(items), AnswerFile(path), annotator.strip()
         self.done = {item: answer for (_, item), answer in self.file.last(self.annotator).items()}
+        for item in self.items:
+            if item.item_id in self.done:
+                check_asked(self.done[item.item_id], item)
         self.cells: list[int] = []
         self.wrong = False
         self.place = 0
@@ -220,7 +256,7 @@ class Annotator(Panel):
             return
         names = tuple(CELLS[cell] for cell in self.cells)
         taken = round(time.monotonic() - self._started, 2)
-        answer = CellAnswer(self.annotator, self.item.item_id, names, self.wrong, taken)
+        answer = CellAnswer(self.annotator, self.item.item_id, names, self.wrong, taken, mark_of(self.item))
         self.file.append(answer)
         self.done[answer.item] = answer
         self._show(self._first_open())
