@@ -6,6 +6,7 @@ import math
 import os
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -192,7 +193,9 @@ def test_a_model_served_by_transformers(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = ["transformers", "serve", "--host", "127.0.0.1", "--port", str(port), str(tmp_path)]
+    # The script of this environment, whether or not its folder is on the PATH.
+    script = str(Path(sys.executable).with_name("transformers"))
+    command = [script, "serve", "--host", "127.0.0.1", "--port", str(port), str(tmp_path)]
     offline = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, env=offline, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
         try:

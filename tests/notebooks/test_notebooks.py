@@ -30,7 +30,7 @@ def test_resamplers_of_the_real_classes_go_through_the_probing_notebook(tmp_path
     run = runs.execute(FOLDER / "01_probing_resamplers.ipynb", values, tmp_path, progress=False)
     assert run.state == runs.DONE, run.error
     found = {entry["setting"].get("resampler") for entry in results.read(run.folder / "results.json")}
-    assert {"tiny-blip2", "tiny-instructblip"} <= found
+    assert {"blip-2 (tiny-blip2)", "instructblip (tiny-instructblip)"} <= found
 
 
 @pytest.mark.notebook

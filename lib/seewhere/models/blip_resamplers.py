@@ -136,6 +136,11 @@ class InstructBlipResampler(BlipResampler):
         return part
 
 
+def _name(family: str, source: str | Path) -> str:
+    """Return the name a model has in tables: its family, and which one of it, so that two of a family stay apart."""
+    return f"{family} ({Path(source).name})"
+
+
 def load_blip2(
     source: str | Path = BLIP2_HUB_ID,
     device: str | torch.device | None = None,
@@ -159,7 +164,7 @@ def load_blip2(
     check_family(source, "blip-2", revision)
     model = Blip2ForImageTextRetrieval.from_pretrained(source, revision=revision, dtype=dtype)
     processor = AutoProcessor.from_pretrained(source, revision=revision, backend="pil")
-    made = Blip2Resampler(model, processor.image_processor, processor.tokenizer, "blip-2", text_length)
+    made = Blip2Resampler(model, processor.image_processor, processor.tokenizer, _name("blip-2", source), text_length)
     return made.to(resolve_device(device, "blip-2")).eval().requires_grad_(False)
 
 
@@ -175,5 +180,5 @@ def load_instructblip(
     model = InstructBlipEyeAndQFormer.from_pretrained(source, revision=revision, dtype=dtype)
     processor = AutoProcessor.from_pretrained(source, revision=revision, backend="pil")
     tokenizer = processor.qformer_tokenizer
-    made = InstructBlipResampler(model, processor.image_processor, tokenizer, "instructblip", text_length)
+    made = InstructBlipResampler(model, processor.image_processor, tokenizer, _name("instructblip", source), text_length)
     return made.to(resolve_device(device, "instructblip")).eval().requires_grad_(False)
