@@ -220,6 +220,33 @@ def test_checkpoints_and_saved_adapters_hold_no_base_weights(tmp_path: Path) -> 
     torch.testing.assert_close(again(ids).logits, model(ids).logits, atol=1e-6, rtol=1e-5)
 
 
+def test_an_adapter_cut_to_a_lower_rank_is_the_nearest_of_that_rank(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+    from seewhere.models.lora import cut_adapter
+
+    model = training.add_lora(tiny(), rank=6, alpha=12, dropout=0.0)
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    folder = training.save_adapter(model, tmp_path / "adapter")
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
+
+    def update() -> torch.Tensor:
+        found = load_file(folder / "adapter_model.safetensors")
+        config = json.loads((folder / "adapter_config.json").read_text())
+        return config["lora_alpha"] / config["r"] * found[name.format("B")].float() @ found[name.format("A")].float()
+
+    whole = update()
+    share = cut_adapter(folder, 2)
+    values = torch.linalg.svdvals(whole)
+    assert update().shape == whole.shape and torch.linalg.matrix_rank(update(), rtol=1e-2) == 2
+    torch.testing.assert_close((update() - whole).norm(), values[2:].norm(), atol=0, rtol=1e-2)
+    assert 0.3 < share < 1
+    with pytest.raises(ValueError, match="expected 1 to 2"):
+        cut_adapter(folder, 4)
+
+
 def meta_model(config: object) -> torch.nn.Module:
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
-from seewhere.llm_wrapper import prompts
+from safetensors import safe_open
+from seewhere import cli
+from seewhere.llm_wrapper import prompts, school
 from seewhere.llm_wrapper.school import AXES, GRADES, REMEMBERED, School, SchoolSettings, answers_right
+from seewhere.llm_wrapper.wrapper import shipped_adapter
 from seewhere.models.language_model import MICRO_FOLDER, HubLanguageModel
 from seewhere.packing import Sample
+from seewhere.storage import hash_file
 from seewhere.world.sprites import SpriteSet, load_sprites
 from tiny_models import tiny_llama
 from transformers import AutoTokenizer
@@ -90,3 +96,28 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(sprites: SpriteSet, t
     for name, value in second.module.named_parameters():
         if name in trained:
             assert torch.equal(value, trained[name]), name
+
+
+def test_the_command_writes_an_adapter_at_the_rank_asked_for(
+    sprites: SpriteSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(school, "School", lambda settings, folder: tiny_school(folder, sprites, settings))
+    call = ["train", "school", "--steps", "2", "--rank", "4", "--questions", "6", "--keep-rank", "2"]
+    assert cli.main([*call, "--out", str(tmp_path)]) == 0
+    about = json.loads((tmp_path / "adapter" / "wrapper.json").read_text())
+    assert about["coordinates"] == "center" and about["trained_on"][0]["questions"] > 0
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["r"] == 2
+    history = pd.read_csv(tmp_path / "adapter" / "history.csv")
+    assert 0 <= history.validation_p_at_1.iloc[-1] <= 1
+
+
+def test_the_shipped_adapter_says_what_it_was_taught() -> None:
+    folder = shipped_adapter("smollm2")
+    assert folder is not None
+    card, about = (folder / "README.md").read_text(), json.loads((folder / "wrapper.json").read_text())
+    assert hash_file(folder / "adapter_model.safetensors") in card
+    assert f"{about['trained_on'][0]['questions']:,}" in card
+    with safe_open(folder / "adapter_model.safetensors", "pt") as weights:
+        names = list(weights.keys())
+        assert names and all("lora_" in name for name in names)
+        assert all(torch.isfinite(weights.get_tensor(name)).all() for name in names)

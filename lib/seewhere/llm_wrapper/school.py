@@ -28,7 +28,9 @@ from seewhere.llm_wrapper.examples import Example
 from seewhere.llm_wrapper.rehearsal import rehearse, scene_examples
 from seewhere.llm_wrapper.training import ATTENTION_AND_MLP, share_right, to_samples
 from seewhere.llm_wrapper.wrapper import HISTORY_FILE, WRAPPER_FILE
+from seewhere.models.adapters import add_adapter
 from seewhere.models.language_model import HubLanguageModel, load_language_model, quick_dtype
+from seewhere.models.lora import cut_adapter
 from seewhere.models.stepwise import StepwiseTraining, add_recipe_flags
 from seewhere.packing import IGNORED, Sample, collate, pack
 from seewhere.world.lessons import skill_of, smaller_scene
@@ -248,6 +250,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--goal", type=float, default=defaults.goal, help="share right that opens the next grade")
     parser.add_argument("--coordinates", choices=prompts.COORDINATES, default=defaults.coordinates)
     parser.add_argument("--start", default=defaults.start, help="an adapter to go on from; see --grade")
+    parser.add_argument("--keep-rank", type=int, help="cut the finished adapter to this rank: smaller to ship")
     parser.set_defaults(run=main)
 
 
@@ -256,20 +259,24 @@ def main(arguments: argparse.Namespace) -> int:
     chosen = {k: v for k, v in vars(arguments).items() if k in SchoolSettings.__dataclass_fields__}
     school = School(SchoolSettings(**chosen), arguments.out)
     school.run(save_every=50)
-    school.module.eval()
-    tuned = HubLanguageModel(school.module, school.base.tokenizer, school.base.name, progress=False)
+    folder = training.save_adapter(school.module, arguments.out / "adapter")
+    if arguments.keep_rank:
+        share = cut_adapter(folder, arguments.keep_rank)
+        print(f"cut to rank {arguments.keep_rank}: {100 * share:.1f} % of the updates' squared singular values stay")
+    # Scored as it was written, not as it was trained.
+    peft_model: Any = school.module
+    answering = add_adapter(peft_model.unload(), folder).eval()
+    tuned = HubLanguageModel(answering, school.base.tokenizer, school.base.name, progress=False)
     scenes = rehearse(school.sprites, 40, 0, 8, coordinates=school.settings.coordinates, split="val")
     held_out = [e for found in scenes for e in found]
     right = share_right(tuned, held_out)
-    folder = arguments.out / "adapter"
-    training.save_adapter(school.module, folder)
     about = {
         "coordinates": school.settings.coordinates,
         "scores": False,
         "trained_on": [{"boxes": "scenes", "questions": school.asked, "steps": school.step, "grade": school.grade}],
     }
     storage.atomic_write_json(folder / WRAPPER_FILE, about)
-    history = pd.DataFrame(school.log)
+    history = pd.DataFrame(school.log or [{"step": school.step}])  # shorter than the log's first line
     history.loc[history.index[-1:], "validation_p_at_1"] = round(right, 4)
     storage.atomic_write_text(folder / HISTORY_FILE, history.to_csv(index=False))
     print(f"lists of up to {GRADES[school.grade].boxes} boxes mastered or being learnt; the adapter is in {folder}")

@@ -180,5 +180,7 @@ def load_instructblip(
     model = InstructBlipEyeAndQFormer.from_pretrained(source, revision=revision, dtype=dtype)
     processor = AutoProcessor.from_pretrained(source, revision=revision, backend="pil")
     tokenizer = processor.qformer_tokenizer
-    made = InstructBlipResampler(model, processor.image_processor, tokenizer, _name("instructblip", source), text_length)
+    made = InstructBlipResampler(
+        model, processor.image_processor, tokenizer, _name("instructblip", source), text_length
+    )
     return made.to(resolve_device(device, "instructblip")).eval().requires_grad_(False)

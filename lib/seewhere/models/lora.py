@@ -72,6 +72,45 @@ def _portable(config: Any) -> Any:
     return portable
 
 
+def cut_adapter(folder: str | Path, rank: int) -> float:
+    """Bring a saved adapter down to a lower rank, in its folder: the nearest updates of that rank (truncated SVD).
+
+    Args:
+        folder: as `save_adapter` wrote it.
+        rank: to keep; the scaling alpha / rank stays.
+
+    Returns:
+        The mean share, over layers, of the squared singular values that were kept.
+
+    Raises:
+        ValueError: if the adapter's rank is lower already.
+    """
+    from safetensors.torch import load_file, save_file
+
+    place = Path(folder)
+    config = storage.read_json(place / "adapter_config.json")
+    if rank > config["r"] or rank < 1:
+        raise ValueError(f"rank: expected 1 to {config['r']}, the adapter's own, got {rank}")
+    weights, cut, kept = load_file(place / "adapter_model.safetensors"), dict[str, torch.Tensor](), []
+    for name in (name for name in weights if ".lora_A." in name):
+        other = name.replace(".lora_A.", ".lora_B.")
+        # Up (out, r) times down (r, in) has rank r: orthogonal bases of both leave a small r x r matrix to decompose.
+        left, inner_left = torch.linalg.qr(weights[other].float())
+        right, inner_right = torch.linalg.qr(weights[name].float().T)
+        up, values, down = torch.linalg.svd(inner_left @ inner_right.T)
+        root = values[:rank].sqrt()
+        cut[other] = (left @ up[:, :rank] * root).half().contiguous()
+        cut[name] = ((root[:, None] * down[:rank]) @ right.T).half().contiguous()
+        kept.append(float(values[:rank].square().sum() / values.square().sum().clamp_min(1e-12)))
+    config.update(r=rank, lora_alpha=config["lora_alpha"] * rank / config["r"])
+    aside = place / "adapter_model.safetensors.part"
+    save_file(cut, aside, metadata={"format": "pt"})
+    aside.chmod((place / "adapter_config.json").stat().st_mode)
+    aside.replace(place / "adapter_model.safetensors")
+    storage.atomic_write_json(place / "adapter_config.json", config)
+    return sum(kept) / len(kept)
+
+
 def load_adapter_weights(model: Any, folder: str | Path) -> None:
     """Put the weights of a saved adapter into a peft model with the same LoRA settings.
 
