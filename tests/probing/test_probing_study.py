@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from seewhere import presets, storage
 from seewhere.probing import arms, experiments, study, tasks, training, verdicts
+from seewhere.world import export
 from tiny import TinyEncoded, make_task
 
 FAST = {"learning_rate": 1e-2, "epochs": 2}
@@ -62,11 +63,15 @@ def shipped(main, model=None, **changes):
 def test_shipped_arms_are_scored_and_missing_ones_are_trained_under_the_first_seed_alone(main):
     trained = ship(main, 1)
     table = main.unfrozen(["tiny"], ["vsr"])
+    count = len(main.tasks["vsr"].splits["train"])
     assert set(table.seed) == {0, 1} and set(table.arm) == {"unfrozen"}
     assert np.allclose(table[table.seed == 1].score, trained.score, atol=1e-2)  # written in half precision
-    assert main.origins == {"vsr tiny 0": "trained here for 1 epochs", "vsr tiny 1": "shipped, 3 epochs"}
+    assert main.origins == {
+        "vsr tiny 0": "trained here for 1 epochs",
+        "vsr tiny 1": f"shipped, 3 epochs of {count} examples",
+    }
     assert main.histories["vsr", "tiny", 1].epoch.tolist() == [1, 2, 3]
-    assert main.origin().training == "unfrozen: shipped, 3 epochs; trained here for 1 epochs"
+    assert main.origin().training == f"unfrozen: shipped, 3 epochs of {count} examples; trained here for 1 epochs"
     both = pd.concat([main.frozen(["tiny"], ["vsr"]), table])
     (record,) = verdicts.gaps(both, main.origin())
     assert record["metric"] == "gap" and record["setting"]["task"] == "vsr" and record["n"] == 2 * 24
@@ -88,6 +93,27 @@ def test_an_arm_of_other_data_weights_or_settings_is_not_used_and_the_reason_is_
     main.tasks = {**main.tasks, "vsr": whole}
     ship(main, 0, source="elsewhere")
     assert shipped(main) == (None, "it is of elsewhere")
+
+
+def test_an_arm_may_have_learnt_from_a_larger_build_of_the_same_world(main):
+    ship(main, 0, train_world="full", train_hash="of many more")
+    assert shipped(main) == (None, "it was trained on other examples")
+    whole = replace(main.tasks["vsr"], larger="full")
+    main.tasks = {**main.tasks, "vsr": whole}
+    assert shipped(main) == (study.SHIPPED / "vsr-tiny-0", "")
+    other = {**whole.splits, "validation": whole.splits["validation"][1:]}  # another world's
+    main.tasks = {**main.tasks, "vsr": replace(whole, splits=other)}
+    assert shipped(main) == (None, "it was trained on other examples")
+
+
+def test_the_train_split_of_a_larger_build_leaves_the_others_as_they_are(main, tmp_path):
+    small = main.tasks["vsr"]
+    root = export.build(tmp_path / "larger", "smoke", progress=False)
+    larger = tasks.with_train_of(small, root, "random", 30)
+    assert len(larger.splits["train"]) == 30
+    assert larger.splits["test"] == small.splits["test"] and larger.splits["validation"] == small.splits["validation"]
+    trained = {e.image_id for e in larger.splits["train"]}
+    assert trained.isdisjoint({e.image_id for e in small.splits["test"] + small.splits["validation"]})
 
 
 def test_a_target_that_differs_makes_other_examples(main):
@@ -189,7 +215,10 @@ def test_the_arms_stand_in_a_table_with_a_row_each(main):
     main.unfrozen(["tiny"], ["vsr"])
     shown = main.arms_table()
     assert shown[["task", "model", "seed", "epochs"]].values.tolist() == [["vsr", "tiny", 0, 1], ["vsr", "tiny", 1, 3]]
-    assert shown["how it came to be"].tolist() == ["trained here for 1 epochs", "shipped, 3 epochs"]
+    assert shown["how it came to be"].tolist() == [
+        "trained here for 1 epochs",
+        f"shipped, 3 epochs of {len(main.tasks['vsr'].splits['train'])} examples",
+    ]
     assert (shown["best epoch"] <= shown.epochs).all()
 
 
@@ -205,7 +234,12 @@ def test_a_search_is_kept_for_the_model_that_it_was_of(main):
 
 def test_folders_of_pictures_reach_the_readers(main, monkeypatch):
     seen = {}
-    monkeypatch.setattr(study, "load_task", lambda name, *_, images: seen.setdefault(name, images))
+
+    def read(name, *_, images):
+        seen[name] = images
+        return main.tasks["vsr"]
+
+    monkeypatch.setattr(study, "load_task", read)
     study.load_tasks(main.settings, "world", images=("photos", "vsr-photos"))
     assert seen == {"rec": "photos", "vsr": "vsr-photos", "rcm": "photos"}
     seen.clear()

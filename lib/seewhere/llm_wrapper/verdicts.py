@@ -49,7 +49,7 @@ def about(origin: Origin, study: Study, *detectors: str) -> Origin:
 
 def names(studies: Sequence[Study]) -> str:
     """Return the data sets of some studies, as records write them."""
-    return " ".join(study.dataset.name for study in studies)
+    return " ".join(dict.fromkeys(study.dataset.name for study in studies))
 
 
 def gains(studies: Sequence[Study], detectors: Sequence[str], origins: Origins, claim: str | None, metric: str) -> list:

@@ -79,22 +79,39 @@ def save_arm(
     return target
 
 
-def facts_of(task: Task) -> dict[str, str]:
-    """Return what an arm must know of its data, for ``about`` of `save_arm`: task, name of the data, examples' hash."""
-    return {"task": task.name, "source": task.source, "train_hash": examples_hash(task.splits["train"])}
+def facts_of(task: Task, larger: str = "") -> dict[str, Any]:
+    """Return what an arm must know of its data, for ``about`` of `save_arm`.
+
+    Args:
+        task: what it was trained on.
+        larger: the preset whose build of the world gave its training examples, if not the one it is tested on.
+    """
+    return {
+        "task": task.name,
+        "source": task.source,
+        "train_world": larger,
+        "train_examples": len(task.splits["train"]),
+        "train_hash": examples_hash(task.splits["train"]),
+        "validation_hash": examples_hash(task.splits["validation"]),
+    }
 
 
-def misfit(folder: Path | str, task: Task, model: Resampler, settings: ProbeSettings) -> str:
+def misfit(folder: Path | str, task: Task, model: Resampler, settings: ProbeSettings, larger: str = "") -> str:
     """Return why a saved arm is not the one that training here would give; "" where it is.
 
-    Compared are the weights it began from, the training examples and every setting, the seed included.
+    Compared are the weights it began from, every setting (the seed included), and the examples: those it was trained
+    on, or, where it learnt from a `larger` build of the same world, the name of that build and the validation examples.
     """
     about = storage.read_json(Path(folder) / ABOUT)
     if about["started_from"] != model.weights_hash:
         return f"it began from other weights of {about['resampler']}"
-    for name, value in facts_of(task).items():
-        if about.get(name) != value:
-            return "it was trained on other examples" if name == "train_hash" else f"it is of {about.get(name)}"
+    facts = facts_of(task)
+    for name in ("task", "source"):
+        if about.get(name) != facts[name]:
+            return f"it is of {about.get(name)}"
+    seen = "validation_hash" if larger else "train_hash"
+    if about.get("train_world", "") != larger or about.get(seen) != facts[seen]:
+        return "it was trained on other examples"
     here = asdict(settings)
     changed = [f"{name} {about['settings'].get(name)}" for name in here if about["settings"].get(name) != here[name]]
     return f"it was trained with {', '.join(changed)}" if changed else ""

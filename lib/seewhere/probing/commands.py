@@ -35,12 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     from seewhere.models.stepwise import OPTIMIZERS
     from seewhere.probing.heads import DEPTHS
+    from seewhere.world.export import PRESETS
 
     parser.add_argument("--task", choices=sorted(DEFAULT_DATA), required=True)
     parser.add_argument("--resampler", default="micro-blip2", help="a name, folder or hub id (default: micro-blip2)")
     parser.add_argument("--arm", choices=("frozen", "unfrozen"), default="frozen")
     parser.add_argument("--preset", choices=presets.NAMES, default="quick", help="settings and sizes (default: quick)")
     parser.add_argument("--root", type=Path, help="folder of the data set (default: the world of the preset)")
+    help_of_more = "train on this build of the world, test on the preset's (default: what the preset says for the arm)"
+    parser.add_argument("--train-world", choices=sorted(PRESETS), help=help_of_more)
     parser.add_argument("--data", help="rec, rcm: worldg, refcocog, ...; vsr: random or zeroshot")
     parser.add_argument("--images", type=Path, help="folder of the images, if they are not in a usual place")
     parser.add_argument("--layer", help="frozen only: which layer's tokens (default: the last)")
@@ -70,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     from seewhere.probing.adapter import load_probed
     from seewhere.probing.arms import facts_of, save_arm
     from seewhere.probing.settings import settings_of, sizes_of, space_of
-    from seewhere.probing.tasks import load_task
+    from seewhere.probing.tasks import load_task, with_train_of
     from seewhere.probing.training import predict
     from seewhere.world.export import build
 
@@ -88,6 +91,13 @@ def run(arguments: argparse.Namespace) -> int:
         progress = accelerator.is_main_process
         root = arguments.root or build(None, preset.world_preset, progress=progress)
     task = load_task(arguments.task, root, data, sizes_of(preset), images=arguments.images)
+    larger = arguments.train_world or ("" if frozen or arguments.root else preset.unfrozen_world)
+    if larger:
+        if arguments.root:
+            raise ValueError("--train-world is another build of the world; with --root its size is that folder's")
+        with accelerator.main_process_first():
+            more = build(None, larger, progress=progress)
+        task = with_train_of(task, more, data, preset.unfrozen_examples or None)
     model = load_probed(arguments.resampler, bf16=arguments.bf16)
     changes = {n: getattr(arguments, n) for n in ("epochs", "learning_rate", "optimizer")}
     kind = "instruct" if "instruct" in model.name else "qformer"
@@ -113,7 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not accelerator.is_main_process:
         return 0
     scores = {
-        **facts_of(task),
+        **facts_of(task, larger),
         "resampler": model.name,
         "arm": arguments.arm,
         "seed": arguments.seed,

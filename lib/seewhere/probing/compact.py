@@ -2,8 +2,8 @@
 
 A resampler trained along weighs as much as the resampler itself, eighteen times over for three tasks, two resamplers
 and three seeds. What is shipped is therefore its change: each matrix' difference to where it started is cut to its
-largest singular values (so it is a LoRA update found by full training), and probe and factors are trained for a few
-more epochs in that form. Scores are always of what is shipped; that costs the arm a little, never the frozen one.
+largest singular values (so it is a LoRA update found by full training), and probe and factors are trained for one
+more epoch in that form. Scores are always of what is shipped; that costs the arm a little, never the frozen one.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def compress(
     model: TrainableResampler,
     fitted: Fitted,
     rank: int,
-    epochs: int = 3,
+    epochs: int = 1,
     learning_rate: float = 5e-4,
     root: Path | None = None,
     progress: bool = True,

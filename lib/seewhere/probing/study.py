@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,10 @@ from seewhere.probing.micro_models import UNTRAINED
 from seewhere.probing.protocols import EncodedResampler, Resampler, TrainableResampler
 from seewhere.probing.settings import settings_of, sizes_of, space_of
 from seewhere.probing.sources import FrozenTokens, TrainedTokens
-from seewhere.probing.tasks import SPLITS, Task, data_hash, examples_hash, load_task
+from seewhere.probing.tasks import SPLITS, Task, data_hash, examples_hash, load_task, with_train_of
 from seewhere.probing.training import Fitted, ProbeSettings, fit, predict
 from seewhere.probing.verdicts import Origin
+from seewhere.world.export import build
 
 DATA = {"rec": "worldg", "vsr": "random", "rcm": "worldg"}
 NO_ROWS = {"task": str, "resampler": str, "arm": str, "seed": int, "layer": str, "probe_layers": int, "correct": bool}
@@ -58,7 +59,8 @@ def load_tasks(
     for name, usual in DATA.items():
         root, data = vsr if name == "vsr" else referring
         place = images[1] if name == "vsr" else images[0]
-        found[name] = load_task(name, root or world, data or usual, sizes_of(settings), images=place or None)
+        task = load_task(name, root or world, data or usual, sizes_of(settings), images=place or None)
+        found[name] = task if root else replace(task, larger=settings.unfrozen_world)
     return found
 
 
@@ -139,10 +141,10 @@ class Study:
         """Return test predictions of resamplers that were trained along with their probe.
 
         Arms that ship are loaded, if weights, examples and settings are these (see `arms.misfit`). Where the preset
-        says ``unfrozen = "train"`` every seed's is trained here at full length; else, where none ships that fits, the
-        first seed's alone, for ``live_unfrozen_epochs``. What is trained here is kept below `storage.runs_home`, so a
-        training that was killed goes on where it was, and a finished one is read. Models with nothing to train are
-        passed over, with a line; where none is left the table has no rows.
+        says ``unfrozen = "train"`` every seed's is trained here at full length, on the larger world if it names one;
+        else, where none ships that fits, the first seed's alone, for ``live_unfrozen_epochs``. What is trained here is
+        kept below `storage.runs_home`, so a training that was killed goes on where it was, and a finished one is read.
+        Models with nothing to train are passed over, with a line; where none is left the table has no rows.
         """
         tables = [_nothing()]
         models = self.trainable(models)
@@ -192,6 +194,8 @@ class Study:
         data, seed = self.tasks[task], settings.seed
         if not whole:
             settings = settings.changed(epochs=self.settings.live_unfrozen_epochs)
+        elif data.larger:
+            data = with_train_of(data, build(None, data.larger), DATA[task], self.settings.unfrozen_examples or None)
         sources = experiments.unfrozen_sources(data, model)
         place = state_folder(data, model, settings)
         fitted = fit(
@@ -209,7 +213,9 @@ class Study:
         examples = self.tasks[task].splits["test"]
         assert isinstance(own, TrainableResampler)
         encoded = cached_encodings(own, examples) if isinstance(own, EncodedResampler) else None
-        self.origins[f"{task} {model.name} {seed}"] = f"shipped, {about['settings']['epochs']} epochs"
+        self.origins[f"{task} {model.name} {seed}"] = (
+            f"shipped, {about['settings']['epochs']} epochs of {about['train_examples']} examples"
+        )
         self.histories[task, model.name, seed] = pd.DataFrame(about["history"])
         return self._table(task, probe, TrainedTokens(own, examples, encoded), model, seed)
 
@@ -305,7 +311,7 @@ def shipped_arm(
     folder = (root or SHIPPED) / f"{task.name}-{model.name}-{settings.seed}".replace("/", "-")
     if not (folder / arms.ABOUT).is_file():
         return None, ""
-    why = arms.misfit(folder, task, model, settings)
+    why = arms.misfit(folder, task, model, settings, task.larger)
     return (None, why) if why else (folder, "")
 
 

@@ -58,12 +58,16 @@ class Example:
 
 @dataclass(frozen=True)
 class Task:
-    """A task with its three splits. `source` names the data set."""
+    """A task with its three splits. `source` names the data set.
+
+    `larger` names the preset whose build of the world unfrozen arms learn from, where that is another one.
+    """
 
     name: str
     kind: Kind
     source: str
     splits: dict[str, list[Example]]
+    larger: str = ""
 
     @property
     def outputs(self) -> int:
@@ -121,6 +125,18 @@ def load_task(
         if not found:
             raise DataError(f"{name} {data}: the split {split} has no example whose picture is on disk below {root}.")
     return Task(name, TASKS[name], f"vsr-{data}" if name == "vsr" else data, splits)
+
+
+def with_train_of(task: Task, root: Path | str, data: str, size: int | None = None, seed: int = 0) -> Task:
+    """Return the task with the training examples of another, larger build of its data; the other splits stay.
+
+    Args:
+        task: as `load_task` gave it.
+        root, data, size, seed: as for `load_task`; of the larger build. Scenes of the world never change their split,
+            whatever the size of the build, so nothing that is tested on is trained on.
+    """
+    larger = load_task(task.name, root, data, {"train": size, "validation": 1, "test": 1}, seed)
+    return replace(task, splits={**task.splits, "train": larger.splits["train"]})
 
 
 def _on_disk(dataset: ReferringDataset) -> ReferringDataset:
