@@ -294,6 +294,27 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(
         assert torch.equal(value, second.module.state_dict()[name]), name
 
 
+def test_stage_one_goes_on_from_a_frozen_q_former(eye: tuple[str, data.SeenScenes], tmp_path: Path) -> None:
+    """As `load_resampler` gives it: its parameters take part again, and begin with its values."""
+    clip, seen = MicroClip.load(eye[0]), eye[1]
+    first = training.StageOneTraining(TINY, tmp_path / "first", clip, seen)
+    first.run(until=3, progress=False)
+    start = first.blip2.eval().requires_grad_(False)
+    before = {name: value.clone() for name, value in start.state_dict().items()}
+    second = training.StageOneTraining(replace(TINY, seed=1), tmp_path / "second", clip, seen, start=start)
+    assert second.step == 0
+    for name, value in second.blip2.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    second.run(until=2, progress=False)
+    changed = [n for n, value in second.blip2.state_dict().items() if not torch.equal(value, before[n])]
+    assert len(changed) > len(before) / 2
+
+
+def test_a_perceiver_has_nothing_to_start_from(eye: tuple[str, data.SeenScenes], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="begins anew"):
+        training.make_training(replace(TINY, kind="perceiver", start="x", clip=eye[0]), tmp_path, load_blip2_module)
+
+
 def test_tokens_of_another_eye_are_never_read(home: Path) -> None:
     tokenizer, pairs, found = world_tokenizer(), load_pairs(0, 3, 32, "val", progress=False), []
     for seed in (0, 1):

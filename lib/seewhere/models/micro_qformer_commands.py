@@ -17,7 +17,7 @@ from seewhere import storage
 from seewhere.models import few_bits
 from seewhere.models import micro_qformer_data as data
 from seewhere.models.micro_clip import MicroClip
-from seewhere.models.micro_clip_training import FIRST_SCENE, command_flags
+from seewhere.models.micro_clip_training import command_flags
 from seewhere.models.micro_qformer import MicroBlip2, QFormerSettings, TextBatch, similarities
 from seewhere.models.micro_qformer_training import (
     KINDS,
@@ -154,8 +154,8 @@ def card_text(
 ) -> str:
     """Return the card of a trained micro resampler."""
     about, objective = _ABOUT[settings.kind]
-    names = ("steps", "seed", "bf16", "batch", "learning_rate", "scenes", "clip", "start", "language", "optimizer",
-             "layers", "width", "queries")  # fmt: skip
+    names = ("steps", "seed", "bf16", "batch", "learning_rate", "scenes", "first", "clip", "start", "language",
+             "optimizer", "layers", "width", "queries")  # fmt: skip
     flags = command_flags(asdict(settings), asdict(ResamplerSettings()), names, ("steps", "seed"))
     flags += " --few-bits" if squeezed else ""
     matching = scores["matching"]
@@ -167,7 +167,8 @@ def card_text(
     else:
         answers = ", ".join(f"{name} {value:.3f}" for name, value in scores["answers"].items())
         own = f"| short answers right | {answers} |"
-    last = FIRST_SCENE + settings.scenes - 1
+    last = settings.first + settings.scenes - 1
+    after = f", begun with `{settings.start}`" if settings.start else ""
     return f"""# micro-{settings.kind}
 
 {about}
@@ -176,9 +177,9 @@ def card_text(
 | --- | --- |
 | make it again | `seewhere train qformer --kind {settings.kind} --out FOLDER{flags}` |
 | shape | {shape.layers} layers, width {shape.width}, {shape.queries} queries |
-| data | {settings.scenes:,} scenes of the train split, numbers {FIRST_SCENE}-{last}; no sentence tells a place |
+| data | {settings.scenes:,} scenes of the train split, numbers {settings.first}-{last}; no sentence tells a place |
 | objective | {objective} |
-| steps | {settings.steps:,} of {settings.batch} images |
+| steps | {settings.steps:,} of {settings.batch} images{after} |
 | true or twisted statement | {matching["accuracy"]:.3f} of {matching["statements"]:,} on unseen scenes \
 (chance 0.5; with another scene's image {matching["blind"]:.3f}) |
 | by what was twisted | {twists} |
@@ -197,10 +198,11 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--kind", choices=KINDS, required=True, help="which resampler, and by which objectives")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, log and model/")
     parser.add_argument("--clip", default=defaults.clip, help="name or folder of the micro-CLIP (default: %(default)s)")
-    parser.add_argument("--start", default=defaults.start, help="instruct: the micro-BLIP-2 to start from")
+    parser.add_argument("--start", default=defaults.start, help="a micro-BLIP-2 to start from: instruct begins "
+                        "with the shipped one, blip2 anew")  # fmt: skip
     parser.add_argument("--language", default="", help="instruct, perceiver: folder or hub id of a causal language "
                         "model, kept frozen (default: a new small Llama that learns along)")  # fmt: skip
-    add_recipe_flags(parser, defaults, ("steps", "batch", "scenes", "seed", "layers", "width", "queries"))
+    add_recipe_flags(parser, defaults, ("steps", "batch", "scenes", "first", "seed", "layers", "width", "queries"))
     parser.add_argument("--few-bits", action="store_true", help="round weights to seven bits before scoring, and store "
                         "them so (default: fp16)")  # fmt: skip
     parser.set_defaults(handler=main)

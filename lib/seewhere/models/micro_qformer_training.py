@@ -37,17 +37,20 @@ class ResamplerSettings:
     Attributes:
         kind: one of `KINDS`.
         clip: name or folder of the micro-CLIP whose tokens are read.
-        start: ``instruct`` only: name or folder of the ``blip2`` to start from.
+        start: name or folder of the ``blip2`` to start from; "" for ``instruct`` is the shipped one, for ``blip2`` a
+            new one.
         language: ``instruct`` and ``perceiver``: folder or hub id of a causal language model, kept frozen; "" for a
             new small Llama that learns along.
         batch: images in a step; ``blip2`` compares each with the texts of all others.
+        scenes, first: how many scenes, and the number of the first: others than the start had teach more than more
+            looks at the same.
         language_share: ``blip2`` only: sentences of text alone per image.
         bf16: mixed precision, about twice as fast on processors with AVX512-BF16.
     """
 
     kind: str = "blip2"
     clip: str = CLIP_NAME
-    start: str = "micro-blip2"
+    start: str = ""
     language: str = ""
     steps: int = 8000
     batch: int = 64
@@ -55,6 +58,7 @@ class ResamplerSettings:
     weight_decay: float = 0.05
     optimizer: str = "muon"
     scenes: int = 40_000
+    first: int = FIRST_SCENE
     language_share: float = 0.25
     seed: int = 0
     bf16: bool = False
@@ -86,6 +90,7 @@ class StageOneTraining(StepwiseTraining):
         clip: the frozen eye.
         seen: what it trains on.
         device: where it trains.
+        start: what to go on from, with a new schedule; trained in place.
     """
 
     name = "micro-blip2"
@@ -97,11 +102,12 @@ class StageOneTraining(StepwiseTraining):
         clip: MicroClip,
         seen: data.SeenScenes,
         device: str | torch.device = "cpu",
+        start: MicroBlip2 | None = None,
     ) -> None:
         self.clip, self.seen = clip, seen
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            self.blip2 = MicroBlip2(shape_of(settings, clip)).to(device)
+            self.blip2 = (start or MicroBlip2(shape_of(settings, clip))).to(device).requires_grad_(True)
         optimizers = optimizers_for(self.blip2, settings.learning_rate, settings.weight_decay, settings.optimizer)
         super().__init__(settings, folder, self.blip2, optimizers)
 
@@ -212,8 +218,11 @@ def make_training(
     if settings.kind not in KINDS:
         raise ValueError(f"unknown kind {settings.kind!r}; expected one of {KINDS}")
     clip = MicroClip.load(settings.clip)
-    blip2 = load_blip2(settings.start) if settings.kind == "instruct" else None
-    seen = data.SeenScenes(clip, FIRST_SCENE, settings.scenes, "train", progress)
+    start = settings.start or ("micro-blip2" if settings.kind == "instruct" else "")
+    if start and settings.kind == "perceiver":
+        raise ValueError(f"start: a perceiver begins anew, got {start!r}")
+    blip2 = load_blip2(start) if start else None
+    seen = data.SeenScenes(clip, settings.first, settings.scenes, "train", progress)
     if settings.kind == "blip2":
-        return StageOneTraining(settings, folder, clip, seen, training_device())
+        return StageOneTraining(settings, folder, clip, seen, training_device(), blip2)
     return LanguageTraining(settings, folder, clip, seen, blip2, training_device())
