@@ -49,6 +49,9 @@ def main(arguments: argparse.Namespace) -> int:
     model = load_language_model(arguments.llm, dtype=quick_dtype() if arguments.bf16 else None, progress=False)
     if not isinstance(model, HubLanguageModel):
         raise ValueError(f"--llm {arguments.llm}: an endpoint cannot be trained; expected a model that loads here")
+    before = storage.read_json(arguments.start / WRAPPER_FILE) if arguments.start else {}
+    # An adapter reads boxes as it was taught to.
+    coordinates: prompts.Coordinates = before.get("coordinates", "percent")
     sprites = load_sprites()
     lists = detector_lists(load_grounder(arguments.detector), sprites) if arguments.detector else imperfect_candidates
     scenes = rehearse(
@@ -56,6 +59,7 @@ def main(arguments: argparse.Namespace) -> int:
         arguments.scenes,
         arguments.seed,
         arguments.questions,
+        coordinates=coordinates,
         two_sources=arguments.two_sources,
         growing=arguments.start is None,
         drilling=not arguments.no_drills,
@@ -65,7 +69,11 @@ def main(arguments: argparse.Namespace) -> int:
     lengths = map(len, model.prompt_tokens([prompts.messages(e.prompt) for e in examples]))
     # An answer has at most as many tokens as characters, and an end.
     examples = [e for e, n in zip(examples, lengths, strict=True) if n + len(e.answer) + 1 <= ROW_TOKENS]
-    held_out = [e for found in rehearse(sprites, VALIDATION_SCENES, 0, 8, split="val", lists=lists) for e in found]
+    held_out = [
+        e
+        for found in rehearse(sprites, VALIDATION_SCENES, 0, 8, coordinates=coordinates, split="val", lists=lists)
+        for e in found
+    ]
     lora = LoraSettings(arguments.rank, 2 * arguments.rank, 0.0, ATTENTION_AND_MLP)
     settings = training.TrainingSettings(
         learning_rate=arguments.learning_rate,
@@ -88,11 +96,13 @@ def main(arguments: argparse.Namespace) -> int:
         evaluate_every=arguments.evaluate_every,
         start=arguments.start,
     )
-    before = storage.read_json(arguments.start / WRAPPER_FILE)["trained_on"] if arguments.start else []
     about = {
-        "coordinates": "percent",
+        "coordinates": coordinates,
         "scores": False,
-        "trained_on": [*before, {"boxes": arguments.detector or "scenes", "questions": len(examples)}],
+        "trained_on": [
+            *before.get("trained_on", []),
+            {"boxes": arguments.detector or "scenes", "questions": len(examples)},
+        ],
     }
     storage.atomic_write_json(arguments.out / "adapter" / WRAPPER_FILE, about)
     history = joined(arguments.start, thinned(trained.history).assign(stage=arguments.detector or "scenes"))
