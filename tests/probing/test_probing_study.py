@@ -75,6 +75,9 @@ def test_shipped_arms_are_scored_and_missing_ones_are_trained_under_the_first_se
     both = pd.concat([main.frozen(["tiny"], ["vsr"]), table])
     (record,) = verdicts.gaps(both, main.origin())
     assert record["metric"] == "gap" and record["setting"]["task"] == "vsr" and record["n"] == 2 * 24
+    assert record["claim"] is None, "one of the two arms is a taste"
+    full = both[both.seed == 1]
+    assert verdicts.gaps(full, main.origin())[0]["claim"] == "F1"
 
 
 def test_an_arm_of_other_data_weights_or_settings_is_not_used_and_the_reason_is_told(main):

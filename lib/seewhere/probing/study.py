@@ -142,9 +142,10 @@ class Study:
 
         Arms that ship are loaded, if weights, examples and settings are these (see `arms.misfit`). Where the preset
         says ``unfrozen = "train"`` every seed's is trained here at full length, on the larger world if it names one;
-        else, where none ships that fits, the first seed's alone, for ``live_unfrozen_epochs``. What is trained here is
-        kept below `storage.runs_home`, so a training that was killed goes on where it was, and a finished one is read.
-        Models with nothing to train are passed over, with a line; where none is left the table has no rows.
+        else, where none ships that fits, the first seed's alone, for ``live_unfrozen_epochs``: a taste, which a column
+        of that name marks and no claim rests on. What is trained here is kept below `storage.runs_home`, so a training
+        that was killed goes on where it was, and a finished one is read. Models with nothing to train are passed over,
+        with a line; where none is left the table has no rows.
         """
         tables = [_nothing()]
         models = self.trainable(models)
@@ -206,7 +207,7 @@ class Study:
         reason = f" (the shipped arm is left out: {why})" if why else ""
         self.origins[f"{task} {model.name} {seed}"] = f"trained here for {settings.epochs} epochs{reason}"
         self.histories[task, model.name, seed] = fitted.history
-        return self._table(task, fitted.probe, sources["test"], model, seed)
+        return self._table(task, fitted.probe, sources["test"], model, seed).assign(taste=not whole)
 
     def _load(self, task: str, model: EncodedResampler, seed: int, folder: Path) -> pd.DataFrame:
         probe, own, about = arms.load_arm(folder, model)
