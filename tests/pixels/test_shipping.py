@@ -41,6 +41,7 @@ def test_finished_stages_are_packed_with_a_card(runs: Path, tmp_path: Path, monk
     target.mkdir()
     (target / "old").write_text("")
     shipping.ship(runs, target, scenes=1, pictures={"textures": 1}, progress=False)
+    assert str(runs) not in (target / "training.json").read_text(), "no path of this machine in what is shared"
     assert not (target / "old").exists(), "nothing of an earlier shipment stays"
     reader = micro_vlm_weights.unpack("micro-pixels-stage3", target)
     assert reader.tokens == 64

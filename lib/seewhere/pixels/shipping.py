@@ -64,7 +64,7 @@ def ship(
         first.followed_by(second).followed_by(third).write(Path(work) / history.FILE)
         first.followed_by(frozen).write(Path(work) / FROZEN_HISTORY)
         other_tasks.write(asked, Path(work))
-        storage.atomic_write_json(Path(work) / TRAINING, made)
+        storage.atomic_write_json(Path(work) / TRAINING, portable(made))
         storage.atomic_write_text(Path(work) / "README.md", card(made, study.table, asked, Path(work)))
     return target
 
@@ -86,6 +86,16 @@ def read_runs(runs: Path) -> dict[str, Any]:
             f"{', '.join(map(str, missing))}: no finished stage; make all with seewhere train pixels --stage all"
         )
     return {place.name: storage.read_json(place / TRAINING) for place in places(runs)}
+
+
+def portable(made: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `read_runs` gave with each stage's start by its name: the folder is this machine's affair."""
+    found = {}
+    for name, about in made.items():
+        start = str(about["settings"].get("start", ""))
+        named = Path(start).parent.name if Path(start).parent.name in made else start
+        found[name] = {**about, "settings": {**about["settings"], "start": named}}
+    return found
 
 
 def check_fair(made: Mapping[str, Any]) -> None:
