@@ -240,7 +240,7 @@ def test_gains_of_two_data_sets_count_together_even_with_equal_ids() -> None:
     for item in made:
         item.ask(LLMWrapper(Oracle()), "first", "oracle")
     record = verdicts.gains(made, ["first"], ORIGINS, "F6", "gain_p_at_1")[0]
-    assert record["n"] == 18 and record["setting"]["data"] == "made made"
+    assert record["n"] == 18 and record["setting"]["data"] == "made"
     assert record["value"] == pytest.approx(100 * 2 / 3)
 
 
