@@ -202,7 +202,10 @@ def test_browse_next_and_style_change_what_is_shown(driver: Any, lab: str) -> No
 
     open_and_run(driver, lab, "browse")
     first = wait_for(lambda: picture(driver), "the picture of the browser")
-    assert "image 0 (1 of 3)" in output_text(driver) and "red thing at place 0" in output_text(driver)
+    wait_for(
+        lambda: "image 0 (1 of 3)" in output_text(driver) and "red thing at place 0" in output_text(driver),
+        "the words that belong to it",
+    )
     find(driver, ".jp-OutputArea button[title='next image']")[0].click()
     second = new_picture(driver, first)
     wait_for(lambda: "image 1 (2 of 3)" in output_text(driver), "the title of the second image")
@@ -210,7 +213,7 @@ def test_browse_next_and_style_change_what_is_shown(driver: Any, lab: str) -> No
     assert new_picture(driver, second) == first
     Select(find(driver, ".jp-OutputArea select")[0]).select_by_visible_text("short")
     wait_for(lambda: "the <red thing>" not in output_text(driver), "the expressions of one style")
-    assert "red thing at place 0" in output_text(driver)
+    wait_for(lambda: "red thing at place 0" in output_text(driver), "the words that belong to it")
 
 
 def test_ask_takes_a_typed_phrase(driver: Any, lab: str) -> None:
@@ -218,11 +221,11 @@ def test_ask_takes_a_typed_phrase(driver: Any, lab: str) -> None:
 
     open_and_run(driver, lab, "ask")
     first = wait_for(lambda: picture(driver), "the picture of the asker")
-    assert "candidate 0, IoU 1.00, right" in output_text(driver)
+    wait_for(lambda: "candidate 0, IoU 1.00, right" in output_text(driver), "the words that belong to it")
     find(driver, ".jp-OutputArea input[type='text']")[0].send_keys("my green thing" + Keys.ENTER)
     new_picture(driver, first)
     wait_for(lambda: "wrapper: candidate 1" in output_text(driver), "the wrapper's new choice")
-    assert "“my green thing”" in output_text(driver)
+    wait_for(lambda: "“my green thing”" in output_text(driver), "the words that belong to it")
 
 
 def test_draw_measures_a_box_dragged_with_the_mouse(driver: Any, lab: str) -> None:
@@ -256,7 +259,10 @@ def test_pixels_are_told_under_the_pointer_and_in_a_dragged_rectangle(driver: An
     wait_for(lambda: find(driver, ".seewhere-pointing img")[0].size["width"] > 300, "its picture")
     ActionChains(driver).move_to_element_with_offset(*at(driver, 0.25, 0.5)).perform()
     wait_for(lambda: "cell 1" in output_text(driver) and "[200, 0, 0]" in output_text(driver), "the colour on the left")
-    assert "no usable answer" in output_text(driver) and "90 %" in output_text(driver)
+    wait_for(
+        lambda: "no usable answer" in output_text(driver) and "90 %" in output_text(driver),
+        "the words that belong to it",
+    )
     ActionChains(driver).move_to_element_with_offset(*at(driver, 0.75, 0.5)).click().perform()
     wait_for(lambda: "[0, 0, 100]" in output_text(driver), "the colour on the right")
     before = wait_for(lambda: picture(driver), "what was asked so far")
@@ -276,10 +282,10 @@ def test_a_mask_follows_the_phrase(driver: Any, lab: str) -> None:
 
     open_and_run(driver, lab, "masks")
     first = wait_for(lambda: picture(driver), "the picture with its mask")
-    assert "cells in the box are above 0.50" in output_text(driver)
+    wait_for(lambda: "cells in the box are above 0.50" in output_text(driver), "the words that belong to it")
     find(driver, ".jp-OutputArea input[type='text']")[0].send_keys("the green one" + Keys.ENTER)
     second = new_picture(driver, first)
-    assert "“the green one”" in output_text(driver)
+    wait_for(lambda: "“the green one”" in output_text(driver), "the words below the new picture")
     handle = find(driver, ".jp-OutputArea .noUi-handle")[-1]
     handle.send_keys(Keys.END)
     wait_for(lambda: "0 of" in output_text(driver) and "above 1.00" in output_text(driver), "a higher threshold")
@@ -291,7 +297,9 @@ def test_the_slider_moves_through_a_training(driver: Any, lab: str) -> None:
 
     open_and_run(driver, lab, "growing")
     last = wait_for(lambda: picture(driver), "the last snapshot")
-    assert "30 questions" in output_text(driver) and "RE 7.5" in output_text(driver)
+    wait_for(
+        lambda: "30 questions" in output_text(driver) and "RE 7.5" in output_text(driver), "the words that belong to it"
+    )
     find(driver, ".jp-OutputArea .noUi-handle")[0].send_keys(Keys.HOME)
     first = new_picture(driver, last)
     wait_for(lambda: "10 questions" in output_text(driver) and "RE 90.0" in output_text(driver), "the first snapshot")
