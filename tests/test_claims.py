@@ -43,6 +43,16 @@ def test_a_claim_that_points_down_is_judged_the_other_way() -> None:
     assert below.judge(gain(-5, 1)) == "inconclusive"
 
 
+def test_a_claim_on_several_tasks_needs_records_of_all() -> None:
+    def gap(task: str) -> results.Record:
+        return {**gain(20, 25, "gap", "F1"), "setting": {"task": task, "resampler": "micro-blip2"}}
+
+    some = claims.verdict("F1", [gap("rec"), gap("vsr")])
+    assert some.verdict == "inconclusive" and some.missing == ("gap on rcm",)
+    assert "2 of 2 clear; no record of gap on rcm" in str(some)
+    assert claims.verdict("F1", [gap(task) for task in ("rec", "vsr", "rcm")]).verdict == "confirmed"
+
+
 def test_rates_may_touch_their_bound_but_not_cross_it() -> None:
     def rates(high: float) -> list[results.Record]:
         return [gain(0, high, name, "F11") for name in ("non_integer_rate", "out_of_range_rate")]

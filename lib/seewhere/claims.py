@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,8 @@ class Verdict:
 def verdict(number: str, records: Iterable[results.Record]) -> Verdict:
     """The verdict on claim `number` ("F6") from those of `records` that carry it.
 
-    A claim with several metrics is confirmed only when each has at least one record and all records are clear.
+    A claim with several metrics is confirmed only when each has at least one record, of every task that its condition
+    names, and all records are clear.
 
     Raises:
         ValueError: no such claim.
@@ -70,8 +71,7 @@ def verdict(number: str, records: Iterable[results.Record]) -> Verdict:
         for condition in CLAIMS[number].conditions
         for entry in results.select(own, metric=condition.metric)
     ]
-    seen = {metric for metric, _ in judged}
-    missing = tuple(condition.metric for condition in CLAIMS[number].conditions if condition.metric not in seen)
+    missing = tuple(lack for condition in CLAIMS[number].conditions for lack in _missing(condition, own))
     clear = sum(outcome == CONFIRMED for _, outcome in judged)
     if not judged:
         word = ABSENT
@@ -80,6 +80,14 @@ def verdict(number: str, records: Iterable[results.Record]) -> Verdict:
     else:
         word = CONFIRMED if clear == len(judged) and not missing else OPEN
     return Verdict(number, word, clear, len(judged), missing)
+
+
+def _missing(condition: Condition, records: Sequence[results.Record]) -> list[str]:
+    """Return what a condition has no record of: its metric, or its metric on some tasks."""
+    found = results.select(records, metric=condition.metric)
+    tasks = {record["setting"].get("task") for record in found}
+    lacking = [f"{condition.metric} on {task}" for task in condition.tasks if task not in tasks]
+    return lacking if found else [condition.metric]
 
 
 def ledger(records: Iterable[results.Record], notebook: str | None = None) -> list[dict[str, Any]]:

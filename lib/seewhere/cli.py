@@ -49,6 +49,7 @@ COMMANDS: dict[str, Command] = {
             "seewhere.pixels.commands",
             "seewhere.pixels.arms",
             "seewhere.probing.commands",
+            "seewhere.probing.shipping",
             "seewhere.llm_wrapper.commands",
             "seewhere.llm_wrapper.school",
         ),

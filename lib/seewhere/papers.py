@@ -13,13 +13,15 @@ CONFIRMED, REFUTED, OPEN, ABSENT = "confirmed", "not confirmed", "inconclusive",
 class Condition:
     """What a claim's records must show: `metric` wholly ``above`` or ``below`` `bound`.
 
-    With `closed`, touching the bound counts as being on the right side (a rate of exactly 0 is not above 0).
+    With `closed`, touching the bound counts as being on the right side (a rate of exactly 0 is not above 0). A claim
+    that speaks of several tasks needs records of all of them: those that `tasks` names, as ``setting.task``.
     """
 
     metric: str
     side: str = "above"
     bound: float = 0.0
     closed: bool = False
+    tasks: tuple[str, ...] = ()
 
     def judge(self, record: results.Record) -> str:
         """Verdict on one record; one without an interval can only be inconclusive."""
@@ -177,16 +179,13 @@ _F19 = (
 )
 _F21 = (Printed("RefCOCO, RefCOCO+ and RefCOCOg, 77.2 to 82.3", "referring_gain", 5.1),)
 
+_PROBED = ("rec", "vsr", "rcm")
 _N1, _N2, _N3, _N4 = "01_probing_resamplers", "02_llm_wrapper", "03_locvlm", "04_locvlm_video"
 _N5, _N6, _N7 = "05_pixel_reconstruction", "06_referring_segmentation", "07_game_rollouts"
 
 
 def _above(*metrics: str) -> tuple[Condition, ...]:
     return tuple(Condition(metric) for metric in metrics)
-
-
-def _below(*metrics: str) -> tuple[Condition, ...]:
-    return tuple(Condition(metric, "below") for metric in metrics)
 
 
 _ALL = (
@@ -196,7 +195,7 @@ _ALL = (
         "A probe on a frozen resampler stays far behind the same probe with the resampler "
         "trained along, on referring boxes, spatial statements and region captions.",
         _N1,
-        _above("gap"),
+        (Condition("gap", tasks=_PROBED),),
         _F1,
     ),
     Claim(
@@ -211,7 +210,7 @@ _ALL = (
         PROBING,
         "A larger probe does not make up for a frozen resampler.",
         _N1,
-        _below("bigger_probe_gap"),
+        (Condition("bigger_probe_gap", "below", tasks=_PROBED),),
         _F3,
     ),
     Claim(

@@ -52,7 +52,8 @@ def test_an_adapter_goes_on_reading_boxes_as_it_was_taught_to(tmp_path: Path, mo
     trained_on = [{"boxes": "scenes", "questions": 5}]
     storage.atomic_write_json(start / "wrapper.json", {"coordinates": "center", "trained_on": trained_on})
     call = ["train", "wrapper", "--start", str(start), "--scenes", "2", "--questions", "3", "--rank", "4"]
-    assert cli.main([*call, "--no-drills", "--out", str(tmp_path / "run")]) == 0
+    assert cli.main([*call, "--no-drills", "--keep-rank", "2", "--out", str(tmp_path / "run")]) == 0
+    assert storage.read_json(tmp_path / "run" / "adapter" / "adapter_config.json")["r"] == 2
     about = storage.read_json(tmp_path / "run" / "adapter" / "wrapper.json")
     assert about["coordinates"] == "center" and set(seen) == {"center"}
     assert [part["boxes"] for part in about["trained_on"]] == ["scenes", "scenes"]

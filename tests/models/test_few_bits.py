@@ -36,11 +36,42 @@ def test_rounding_twice_changes_nothing_and_a_file_keeps_what_was_rounded(tmp_pa
         assert torch.equal(value, once[name]) and torch.equal(module.state_dict()[name], once[name]), name
 
 
-@pytest.mark.parametrize("shape", [(1, 4, 64), (2, 3, 5), (6,)])
+@pytest.mark.parametrize("shape", [(1, 4, 64), (2, 3, 5), (6,), (), (4, 8, 3, 3)])
 def test_shapes_come_back(shape: tuple[int, ...], tmp_path: Path) -> None:
     few_bits.save_state({"a.b": torch.ones(shape)}, tmp_path / "x")
     found = few_bits.load_state(tmp_path / "x")["a.b"]
     assert found.shape == shape and torch.allclose(found, torch.ones(shape), atol=1e-3)
+
+
+@pytest.mark.parametrize(("row", "group"), [(64, 64), (576, 64), (216, 54), (75, 0), (31, 0), (32, 32)])
+def test_a_row_falls_into_equal_groups_or_stays_half(row: int, group: int) -> None:
+    stored = few_bits.squeeze(torch.randn(3, row))
+    assert ("half" in stored) == (group == 0)
+    if group:
+        assert stored["scale"].shape == (3, row // group)
+
+
+@pytest.mark.parametrize("largest", [1, 2, 3, 7, 31])
+@pytest.mark.parametrize("shape", [(3, 64), (5, 2, 33), (7, 35)])
+def test_few_levels_come_back_and_take_less_room(largest: int, shape: tuple[int, ...], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tensor = torch.randn(shape)
+    few_bits.save_state({"a": tensor, "b": tensor}, tmp_path / "x", {"a": largest})
+    found = few_bits.load_state(tmp_path / "x")
+    stored = few_bits.squeeze(tensor, largest)
+    step = stored["scale"].float()[..., None]
+    apart = (found["a"] - tensor).reshape(*stored["scale"].shape, -1).abs()
+    assert (apart <= 0.51 * step).all()
+    assert len(stored["whole"]) <= len(few_bits.squeeze(tensor)["whole"])
+    assert torch.equal(found["b"], few_bits.rounded({"b": tensor})["b"])
+
+
+def test_rounded_is_what_comes_back(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    state = nn.Sequential(nn.Conv2d(8, 4, 3), nn.BatchNorm2d(4)).state_dict()
+    few_bits.save_state(few_bits.rounded(state), tmp_path / "x")
+    for name, value in few_bits.load_state(tmp_path / "x").items():
+        assert torch.equal(value, few_bits.rounded(state)[name].float()), name
 
 
 def test_plain_files_are_read_too(tmp_path: Path) -> None:

@@ -1,72 +1,53 @@
-"""Arms at a low rank: near to what was trained, exact on disk up to rounding, and far smaller."""
+"""Arms in few numbers: what is not trained along, and what rounding a change to few levels costs."""
 
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from seewhere.probing import arms, compact, experiments
-from seewhere.probing.training import ProbeSettings, predict
+from seewhere.models import few_bits
+from seewhere.models.lora import factors
+from seewhere.models.micro_qformer import MicroBlip2, QFormerSettings
+from seewhere.probing import compact, experiments
+from seewhere.probing.training import ProbeSettings
 from tiny import TinyEncoded
-from torch.nn.utils import parametrize
 
-RANK = 3
-
-
-@pytest.fixture
-def trained(binary_task, tmp_path, monkeypatch):
-    monkeypatch.setenv("SEEWHERE_HOME", str(tmp_path))
-    model = TinyEncoded()
-    settings = ProbeSettings(learning_rate=1e-2, epochs=12, batch=16)
-    return model, experiments.unfrozen_arm(binary_task, model, settings, progress=False).fitted[0]
+RANK = 2
 
 
 def test_factors_are_the_nearest_matrix_of_their_rank():
     torch.manual_seed(0)
     exact = torch.randn(9, RANK) @ torch.randn(RANK, 7)
-    left, right = compact.factors(exact, RANK)
+    left, right = factors(exact, RANK)
     assert left.shape == (9, RANK) and right.shape == (RANK, 7) and torch.allclose(left @ right, exact, atol=1e-5)
     noisy = exact + 0.1 * torch.randn(9, 7)
-    left, right = compact.factors(noisy, RANK)
+    left, right = factors(noisy, RANK)
     least = float(torch.linalg.svdvals(noisy)[RANK:].norm())
     assert float((left @ right - noisy).norm()) == pytest.approx(least, rel=1e-4)
 
 
-def test_a_compressed_arm_changes_matrices_by_that_rank_and_keeps_its_score(binary_task, trained):
-    model, fitted = trained
-    before = {name: value.clone() for name, value in model.module.named_parameters()}
-    found, sources = compact.compress(binary_task, model, fitted, RANK, epochs=3, learning_rate=5e-3, progress=False)
-    assert not any(map(parametrize.is_parametrized, found.module.modules()))
-    cut = 0
-    for name, value in found.module.named_parameters():
-        change = (value - before[name]).detach()
-        if value.requires_grad and compact.is_cut(value.shape, RANK) and change.abs().max() > 0:
-            cut += 1
-            assert torch.linalg.matrix_rank(change, rtol=1e-3) <= RANK, name
-    assert cut >= 2
-    for name, value in model.module.named_parameters():
-        assert torch.equal(value, before[name]), "the given model stays as it is"
-    assert len(found.history) == 15 and found.history.epoch.tolist() == list(range(1, 16))
-    outputs = predict(found.probe, sources["validation"])
-    right = ((outputs > 0) == (binary_task.targets("validation") > 0.5)).mean()
-    assert right == pytest.approx(found.score) and found.score >= fitted.score - 0.15
+def test_only_what_words_pass_through_is_kept():
+    module = MicroBlip2(QFormerSettings(vocabulary=50, sees=64, width=64, layers=2, heads=2, queries=4))
+    compact.keep_words(module)
+    frozen = {name for name, value in module.named_parameters() if not value.requires_grad}
+    words = {f"qformer.encoder.layer.{n}.{part}.{kind}" for n in (0, 1) for kind in ("weight", "bias")
+             for part in ("intermediate.dense", "output.dense", "output.LayerNorm")}  # fmt: skip
+    assert words <= frozen and all("embeddings" in name for name in frozen - words)
+    trained = {name for name, value in module.named_parameters() if value.requires_grad}
+    assert any("output_query.dense" in n for n in trained) and any("attention.output.dense" in n for n in trained)
 
 
-def test_it_is_written_small_and_read_back(binary_task, trained, tmp_path):
-    model, fitted = trained
-    found, sources = compact.compress(binary_task, model, fitted, RANK, epochs=1, progress=False)
-    small = arms.save_arm(found, tmp_path / "small", model, {}, rank=RANK)
-    large = arms.save_arm(fitted, tmp_path / "large", model, {})
-    stored = load_file(small / arms.WEIGHTS)
-    assert any(v.dtype == torch.int8 for v in stored.values())
-    size = {f: sum(v.numel() * v.element_size() for k, v in load_file(f / arms.WEIGHTS).items() if "probe" not in k)
-            for f in (small, large)}  # fmt: skip
-    assert size[small] < size[large]
-    probe, own, about = arms.load_arm(small, model)
-    assert about["rank"] == RANK
-    again = experiments.unfrozen_sources(binary_task, own, progress=False)
-    assert np.allclose(predict(probe, again["test"]), predict(found.probe, sources["test"]), atol=0.1)
+def test_a_training_leaves_words_alone_only_if_asked(binary_task, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEEWHERE_HOME", str(tmp_path))
+    model = TinyEncoded()
+    for words in (True, False):
+        settings = ProbeSettings(learning_rate=1e-2, epochs=2, batch=16, words=words)
+        trained = experiments.unfrozen_arm(binary_task, model, settings, progress=False).fitted[0].module
+        assert torch.equal(trained.words.weight, model.module.words.weight) != words
+        assert not torch.equal(trained.queries, model.module.queries)
 
 
-def test_small_matrices_and_vectors_are_left_whole():
-    assert compact.is_cut(torch.Size((64, 64)), 8) and not compact.is_cut(torch.Size((64, 64)), 32)
-    assert not compact.is_cut(torch.Size((64,)), 1) and not compact.is_cut(torch.Size((1, 16, 64)), 1)
+def test_few_levels_keep_most_of_a_change_in_three_bits():
+    torch.manual_seed(0)
+    change = 0.01 * torch.randn(192, 192)
+    stored = few_bits.squeeze(change, compact.LEVELS)
+    lost = (few_bits.expand(stored, change.shape, compact.LEVELS) - change).square().sum() / change.square().sum()
+    assert lost < 0.06
+    assert sum(part.numel() * part.element_size() for part in stored.values()) < 3.6 / 8 * change.numel()

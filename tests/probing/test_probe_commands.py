@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +11,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from seewhere import presets
 from seewhere.cli import main
 from seewhere.models.micro_clip import MicroClip, build_model
 from seewhere.models.micro_qformer import MicroBlip2, QFormerSettings
 from seewhere.models.micro_text import build_tokenizer
 from seewhere.models.resamplers import write_micro
+from seewhere.probing import shipping
 from seewhere.probing.adapter import load_probed
-from seewhere.probing.arms import load_arm
+from seewhere.probing.arms import WEIGHTS, load_arm
+from seewhere.probing.experiments import unfrozen_sources
+from seewhere.probing.settings import settings_of, sizes_of
+from seewhere.probing.study import shipped_arm
+from seewhere.probing.tasks import load_task
+from seewhere.probing.training import predict
 from seewhere.storage import read_json
 from seewhere.world.export import build
 
@@ -56,14 +64,66 @@ def test_both_arms_leave_predictions_scores_and_weights(place, tmp_path, capsys)
         assert json.loads(capsys.readouterr().out)["task"] == "vsr"
 
 
+@pytest.fixture
+def small_study(place, monkeypatch):
+    """One task, one resampler and two seeds; words stay as they are."""
+    settings = {**presets.load("smoke", "01")["vsr_qformer_unfrozen"], "words": False}
+    changes = {"resamplers": [str(place / "tiny")], "seeds": [0, 1], "vsr_qformer_unfrozen": settings}
+    preset = presets.with_changes(presets.load("smoke", "01"), **changes)
+    monkeypatch.setattr(presets, "load", lambda *_: preset)
+    return preset
+
+
+def test_all_arms_are_trained_once_and_shipped_with_a_card(place, small_study, tmp_path, monkeypatch, capsys):
+    runs, target = tmp_path / "runs", tmp_path / "shipped"
+    monkeypatch.setattr(shipping.ship, "__defaults__", (shipping.TASKS, target))
+    call = ["train", "arms", "--tasks", "vsr", "--preset", "smoke", "--out", str(runs), "--ship"]
+    assert main(call) == 0
+    assert capsys.readouterr().out.count("training ") == 3  # two seeds, and the frozen control
+    assert main(call) == 0
+    assert "training " not in capsys.readouterr().out
+    model, card = load_probed(place / "tiny"), (target / "README.md").read_text()
+    task = load_task("vsr", build(None, "smoke", progress=False), "random", sizes_of(small_study))
+    for seed in (0, 1):
+        settings = settings_of(small_study, "vsr", "qformer", "unfrozen", seed=seed)
+        found, why = shipped_arm(task, model, settings, target)
+        assert found is not None and why == ""
+        _, own, about = load_arm(found, model)
+        assert own.weights_hash != model.weights_hash and f"{about['test']:.3f}" in card
+    shutil.rmtree(next(runs.glob("*-unfrozen-1")))
+    with pytest.raises(FileNotFoundError, match="is not finished"):
+        shipping.ship(runs, small_study, ["vsr"], target)
+    assert (target / "README.md").read_text() == card
+
+
 def test_search_first(place, tmp_path):
     assert main(["train", "probe", *words(place, tmp_path, "frozen", "--search")]) == 0
     assert len(pd.read_csv(tmp_path / "trials.csv")) == 2
 
 
-def test_what_does_not_go_together_is_said(place, tmp_path, capsys):
-    assert main(["train", "probe", *words(place, tmp_path, "unfrozen", "--layer", "0")]) == 2
-    assert "--layer is for the frozen arm" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arm", "option", "said"),
+    [("unfrozen", ["--layer", "0"], "--layer is for the frozen arm"),
+     ("frozen", ["--few-bits"], "--few-bits is for the unfrozen arm")],
+)  # fmt: skip
+def test_what_does_not_go_together_is_said(place, tmp_path, capsys, arm, option, said):
+    assert main(["train", "probe", *words(place, tmp_path, arm, *option)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_few_bits_take_little_room_and_are_what_is_scored(place, tmp_path):
+    for out, more in (("whole", []), ("few", ["--few-bits"])):
+        assert main(["train", "probe", *words(place, tmp_path / out, "unfrozen", *more)]) == 0
+    size = {out: (tmp_path / out / "arm" / WEIGHTS).stat().st_size for out in ("whole", "few")}
+    assert size["few"] < 0.5 * size["whole"]
+    probe, own, about = load_arm(tmp_path / "few" / "arm", load_probed(place / "tiny"))
+    table = pd.read_csv(tmp_path / "few" / "predictions.csv")
+    task = load_task("vsr", build(None, "smoke", progress=False), "random", sizes_of(presets.load("smoke", "01")))
+    outputs = predict(probe, unfrozen_sources(task, own, progress=False)["test"])
+    np.testing.assert_allclose(outputs[:, 0], table.score, atol=1e-4)
+    assert about["test"] == read_json(tmp_path / "few" / "scores.json")["test"] == table.correct.mean()
+    whole = pd.read_csv(tmp_path / "whole" / "predictions.csv")
+    assert np.corrcoef(whole.score, table.score)[0, 1] > 0.9  # rounding is not what decides
 
 
 @pytest.mark.parametrize("arm", ["frozen", "unfrozen"])

@@ -80,6 +80,20 @@ def test_shipped_arms_are_scored_and_missing_ones_are_trained_under_the_first_se
     assert verdicts.gaps(full, main.origin())[0]["claim"] == "F1"
 
 
+def test_where_tastes_are_not_asked_for_a_missing_arm_is_left_out_with_a_line(main, capsys):
+    ship(main, 1)
+    main.settings = presets.with_changes(main.settings, unfrozen="shipped")
+    table = main.unfrozen(["tiny"], ["vsr", "rec"])
+    assert set(table.task) == {"vsr"} and set(table.seed) == {1}
+    said = capsys.readouterr().out
+    assert "rec, tiny: no unfrozen arm ships. Train it" in said and "vsr, tiny: no unfrozen arm ships. Train" in said
+    frozen = main.frozen(["tiny"], ["vsr", "rec"], probe_layers=[1, 2])
+    both = pd.concat([frozen, table])
+    assert [record["setting"]["task"] for record in verdicts.gaps(both, main.origin())] == ["vsr"]
+    assert verdicts.bigger_probes(frozen[frozen.task == "rec"], table, main.origin()) == []
+    assert len(verdicts.bigger_probes(frozen[frozen.task == "vsr"], table, main.origin())) == 1
+
+
 def test_an_arm_of_other_data_weights_or_settings_is_not_used_and_the_reason_is_told(main):
     ship(main, 0)
     assert shipped(main) == (study.SHIPPED / "vsr-tiny-0", "")

@@ -13,8 +13,9 @@ from seewhere import storage, training
 from seewhere.llm_wrapper import prompts
 from seewhere.llm_wrapper.rehearsal import detector_lists, imperfect_candidates, rehearse
 from seewhere.llm_wrapper.training import ATTENTION_AND_MLP, LoraSettings, fine_tune, share_right
-from seewhere.llm_wrapper.wrapper import HISTORY_FILE, WRAPPER_FILE
+from seewhere.llm_wrapper.wrapper import HISTORY_FILE, WRAPPER_FILE, describe_adapter
 from seewhere.models.language_model import HubLanguageModel, load_language_model, quick_dtype
+from seewhere.models.lora import cut_adapter
 from seewhere.models.registry import load_grounder
 from seewhere.world.sprites import load_sprites
 
@@ -32,6 +33,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--scenes", type=int, default=4400, help="scenes, one packed row each")
     parser.add_argument("--questions", type=int, default=14, help="most questions about one scene")
     parser.add_argument("--rank", type=int, default=16, help="LoRA rank; alpha is twice that")
+    parser.add_argument("--keep-rank", type=int, help="cut the finished adapter to this rank: smaller to ship")
     parser.add_argument("--learning-rate", type=float, default=6e-4)
     parser.add_argument("--rows-per-step", type=int, default=2, help="packed rows, one scene each")
     parser.add_argument("--two-sources", type=float, default=0.15, help="share of scenes with two detectors' boxes")
@@ -96,17 +98,13 @@ def main(arguments: argparse.Namespace) -> int:
         evaluate_every=arguments.evaluate_every,
         start=arguments.start,
     )
-    about = {
-        "coordinates": coordinates,
-        "scores": False,
-        "trained_on": [
-            *before.get("trained_on", []),
-            {"boxes": arguments.detector or "scenes", "questions": len(examples)},
-        ],
-    }
-    storage.atomic_write_json(arguments.out / "adapter" / WRAPPER_FILE, about)
-    history = joined(arguments.start, thinned(trained.history).assign(stage=arguments.detector or "scenes"))
-    storage.atomic_write_text(arguments.out / "adapter" / HISTORY_FILE, history.to_csv(index=False))
+    if arguments.keep_rank:
+        share = cut_adapter(arguments.out / "adapter", arguments.keep_rank)
+        print(f"cut to rank {arguments.keep_rank}: {100 * share:.1f} % of the updates' squared singular values stay")
+    boxes = arguments.detector or "scenes"
+    trained_on = [*before.get("trained_on", []), {"boxes": boxes, "questions": len(examples)}]
+    history = joined(arguments.start, thinned(trained.history).assign(stage=boxes))
+    describe_adapter(arguments.out / "adapter", coordinates, False, trained_on, history)
     print(f"{len(examples)} questions, {trained.steps} steps; the adapter is in {arguments.out / 'adapter'}")
     return 0
 

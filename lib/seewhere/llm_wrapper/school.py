@@ -22,12 +22,12 @@ import pandas as pd
 import torch
 from torch.nn import functional
 
-from seewhere import storage, training
+from seewhere import training
 from seewhere.llm_wrapper import prompts
 from seewhere.llm_wrapper.examples import Example
 from seewhere.llm_wrapper.rehearsal import rehearse, scene_examples
 from seewhere.llm_wrapper.training import ATTENTION_AND_MLP, share_right, to_samples
-from seewhere.llm_wrapper.wrapper import HISTORY_FILE, WRAPPER_FILE
+from seewhere.llm_wrapper.wrapper import describe_adapter
 from seewhere.models.adapters import add_adapter
 from seewhere.models.language_model import HubLanguageModel, load_language_model, quick_dtype
 from seewhere.models.lora import cut_adapter
@@ -270,15 +270,10 @@ def main(arguments: argparse.Namespace) -> int:
     scenes = rehearse(school.sprites, 40, 0, 8, coordinates=school.settings.coordinates, split="val")
     held_out = [e for found in scenes for e in found]
     right = share_right(tuned, held_out)
-    about = {
-        "coordinates": school.settings.coordinates,
-        "scores": False,
-        "trained_on": [{"boxes": "scenes", "questions": school.asked, "steps": school.step, "grade": school.grade}],
-    }
-    storage.atomic_write_json(folder / WRAPPER_FILE, about)
     history = pd.DataFrame(school.log or [{"step": school.step}])  # shorter than the log's first line
     history.loc[history.index[-1:], "validation_p_at_1"] = round(right, 4)
-    storage.atomic_write_text(folder / HISTORY_FILE, history.to_csv(index=False))
+    taught = {"boxes": "scenes", "questions": school.asked, "steps": school.step, "grade": school.grade}
+    describe_adapter(folder, school.settings.coordinates, False, [taught], history)
     print(f"lists of up to {GRADES[school.grade].boxes} boxes mastered or being learnt; the adapter is in {folder}")
     print(f"validation P@1 on lists of any length {right:.3f} (n = {len(held_out)})")
     return 0

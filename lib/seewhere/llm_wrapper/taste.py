@@ -29,7 +29,7 @@ from seewhere.llm_wrapper.examples import Example, build_examples
 from seewhere.llm_wrapper.rehearsal import rehearse
 from seewhere.llm_wrapper.study import annotated_candidates, draw_expressions
 from seewhere.llm_wrapper.training import ATTENTION_AND_MLP, LoraSettings, fine_tune
-from seewhere.llm_wrapper.wrapper import HISTORY_FILE, WRAPPER_FILE, LLMWrapper, shipped_adapter
+from seewhere.llm_wrapper.wrapper import HISTORY_FILE, WRAPPER_FILE, LLMWrapper, describe_adapter, shipped_adapter
 from seewhere.models import provenance
 from seewhere.models.language_model import HubLanguageModel, load_language_model, quick_dtype, source_of
 from seewhere.models.registry import load_grounder
@@ -195,14 +195,9 @@ def _train(language_model: str, settings: Preset, seed: int, source: Source, fol
         shuffle=source.dataset is not None,  # scenes come with growing lists
     )
     _, trained = fine_tune(model, examples, folder, lora, chosen, row_tokens=1100)
+    trained_on = [{"boxes": source.detector, "questions": len(examples)}]
     log = trained.history.assign(stage=source.detector)
-    storage.atomic_write_text(folder / "adapter" / HISTORY_FILE, log.to_csv(index=False))
-    about = {
-        "coordinates": settings.coordinates,
-        "scores": settings.scores,
-        "trained_on": [{"boxes": source.detector, "questions": len(examples)}],
-    }
-    storage.atomic_write_json(folder / "adapter" / WRAPPER_FILE, about)  # last: it says that the rest is there
+    describe_adapter(folder / "adapter", settings.coordinates, settings.scores, trained_on, log)
 
 
 def _targets(settings: Preset) -> tuple[str, ...]:

@@ -10,12 +10,13 @@ detector as well, and counted.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from seewhere import storage
@@ -73,6 +74,22 @@ def shipped_adapter(language_model: str) -> Path | None:
     """Return the folder of the adapter that ships for a language model's name, or None."""
     folder = WEIGHTS / f"llm-wrapper-{language_model}"
     return folder if (folder / "adapter_config.json").is_file() else None
+
+
+def describe_adapter(
+    folder: Path,
+    coordinates: prompts.Coordinates,
+    scores: bool,
+    trained_on: Sequence[Mapping[str, Any]],
+    history: pd.DataFrame,
+) -> None:
+    """Write beside an adapter how it reads boxes, what it was trained on (one entry a part), and its log.
+
+    ``wrapper.json`` comes last: where it is, the rest is.
+    """
+    storage.atomic_write_text(folder / HISTORY_FILE, history.to_csv(index=False))
+    about = {"coordinates": coordinates, "scores": scores, "trained_on": list(trained_on)}
+    storage.atomic_write_json(folder / WRAPPER_FILE, about)
 
 
 class LLMWrapper:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,11 +73,18 @@ def _portable(config: Any) -> Any:
     return portable
 
 
+def factors(change: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (rows, rank) and (rank, columns) whose product is the nearest matrix of that rank to ``change``."""
+    left, sizes, right = torch.linalg.svd(change.detach().float(), full_matrices=False)
+    roots = sizes[:rank].sqrt()
+    return left[:, :rank] * roots, roots[:, None] * right[:rank]
+
+
 def cut_adapter(folder: str | Path, rank: int) -> float:
     """Bring a saved adapter down to a lower rank, in its folder: the nearest updates of that rank (truncated SVD).
 
     Args:
-        folder: as `save_adapter` wrote it.
+        folder: as `save_adapter` wrote it; replaced whole or not at all.
         rank: to keep; the scaling alpha / rank stays.
 
     Returns:
@@ -85,7 +93,7 @@ def cut_adapter(folder: str | Path, rank: int) -> float:
     Raises:
         ValueError: if the adapter's rank is lower already.
     """
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file, save
 
     place = Path(folder)
     config = storage.read_json(place / "adapter_config.json")
@@ -97,17 +105,17 @@ def cut_adapter(folder: str | Path, rank: int) -> float:
         # Up (out, r) times down (r, in) has rank r: orthogonal bases of both leave a small r x r matrix to decompose.
         left, inner_left = torch.linalg.qr(weights[other].float())
         right, inner_right = torch.linalg.qr(weights[name].float().T)
-        up, values, down = torch.linalg.svd(inner_left @ inner_right.T)
-        root = values[:rank].sqrt()
-        cut[other] = (left @ up[:, :rank] * root).half().contiguous()
-        cut[name] = ((root[:, None] * down[:rank]) @ right.T).half().contiguous()
-        kept.append(float(values[:rank].square().sum() / values.square().sum().clamp_min(1e-12)))
+        inner = inner_left @ inner_right.T
+        up, down = factors(inner, rank)
+        cut[other], cut[name] = (left @ up).half().contiguous(), (down @ right.T).half().contiguous()
+        lost = (inner - up @ down).square().sum() / inner.square().sum().clamp_min(1e-12)
+        kept.append(1 - float(lost))
     config.update(r=rank, lora_alpha=config["lora_alpha"] * rank / config["r"])
-    aside = place / "adapter_model.safetensors.part"
-    save_file(cut, aside, metadata={"format": "pt"})
-    aside.chmod((place / "adapter_config.json").stat().st_mode)
-    aside.replace(place / "adapter_model.safetensors")
-    storage.atomic_write_json(place / "adapter_config.json", config)
+    with storage.atomic_directory(place, overwrite=True) as work:
+        shutil.copytree(place, work, dirs_exist_ok=True)
+        # Written over the copy's own bytes, so that the file keeps the rights that the folder's files have.
+        (work / "adapter_model.safetensors").write_bytes(save(cut, metadata={"format": "pt"}))
+        storage.atomic_write_json(work / "adapter_config.json", config)
     return sum(kept) / len(kept)
 
 

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 from transformers import ResNetBackbone, ResNetConfig
 
 from seewhere import boxes as frames
+from seewhere.models import few_bits
 from seewhere.models.candidates import Detections, make_candidates
 from seewhere.models.label_match import best_candidate, best_placed_candidate
 from seewhere.models.micro_detector_heatmap import decode, suppress
@@ -156,10 +156,8 @@ class MicroDetector:
         config = read_json(folder / "config.json")
         shape: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config["network"].items()}
         network = DetectorNetwork(NetworkSettings(**shape), len(config["categories"]))
-        stored = load_file(folder / "model.safetensors")
-        state = {k: v.float() if v.is_floating_point() else v for k, v in stored.items()}
         try:
-            network.load_state_dict(state)
+            network.load_state_dict(few_bits.load_state(folder / "model.safetensors"))
         except RuntimeError as error:
             raise ValueError(f"{folder}: model.safetensors does not fit config.json: {error}") from error
         options = {"name": config["name"], "threshold": config["threshold"], **overrides}

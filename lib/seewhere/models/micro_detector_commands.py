@@ -1,7 +1,7 @@
 """The commands ``seewhere train detector`` and ``seewhere evaluate detector``, and what they write.
 
-A trained detector is a folder: fp16 weights, ``config.json``, and a card with the command that makes it again, the
-seeds of its data, and its scores by pycocotools on the world's validation scenes.
+A trained detector is a folder: weights in seven bits, ``config.json``, and a card with the command that makes it
+again, the seeds of its data, and its scores by pycocotools on the world's validation scenes.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ A small object detector (`seewhere.models.micro_detector`), trained from scratch
 | mAP@[.5:.95] | {scores.mean_average_precision:.3f} (pycocotools, first {scores.images} scenes of the val split) |
 | mAP@.5 | {scores.mean_average_precision_50:.3f} |
 | at the shipped threshold {threshold:.2f} | {quality} (right label, IoU > 0.5; other val scenes) |
-| size | {{megabytes}} MB, fp16 |
+| size | {{megabytes}} MB, seven bits a number |
 | sha256 of model.safetensors | `{{sha256}}` |
 
 It knows the world's COCO categories and no novel one. It reads words, not relations: for a phrase it answers with the

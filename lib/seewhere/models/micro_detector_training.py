@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save
 from tqdm.auto import tqdm
 
 from seewhere import boxes as frames
+from seewhere.models import few_bits
 from seewhere.models.micro_detector import DetectorNetwork, MicroDetector
 from seewhere.models.micro_detector_data import Scenes, TrainingSettings, batch_of
 from seewhere.models.micro_detector_heatmap import detection_loss, encode
@@ -145,14 +145,13 @@ class Trainer:
                     self.save_checkpoint()
 
     def detector(self, **options: Any) -> MicroDetector:
-        """Return the detector made of the running mean of the parameters, rounded to fp16 as it would ship."""
+        """Return the detector made of the running mean of the parameters, rounded as it would ship."""
         network = DetectorNetwork(self.settings.network, len(self.categories))
-        network.load_state_dict({k: v.half().float() if v.is_floating_point() else v for k, v in self.mean.items()})
+        network.load_state_dict(few_bits.rounded(self.mean))
         return MicroDetector(network, self.categories, self.settings.name, **options)
 
     def write(self, folder: Path, extra: dict[str, Any], card: str = "") -> None:
-        """Write ``model.safetensors`` (fp16), ``config.json`` and a card, replacing older ones as a whole."""
-        state = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in self.mean.items()}
+        """Write ``model.safetensors`` (seven bits), ``config.json`` and a card, replacing older ones as a whole."""
         config = {
             "name": self.settings.name,
             "network": asdict(self.settings.network),
@@ -161,7 +160,8 @@ class Trainer:
             **extra,
         }
         with atomic_directory(folder, overwrite=True) as partial:
-            (partial / "model.safetensors").write_bytes(save(state))
+            few_bits.save_state(self.mean, partial / "model.safetensors")
+            (partial / "model.safetensors").chmod(0o644)
             atomic_write_json(partial / "config.json", config)
             if card:
                 digest = hash_file(partial / "model.safetensors")

@@ -64,8 +64,9 @@ def ship(
         first.followed_by(second).followed_by(third).write(Path(work) / history.FILE)
         first.followed_by(frozen).write(Path(work) / FROZEN_HISTORY)
         other_tasks.write(asked, Path(work))
-        storage.atomic_write_json(Path(work) / TRAINING, portable(made))
-        storage.atomic_write_text(Path(work) / "README.md", card(made, study.table, asked, Path(work)))
+        told = portable(made)
+        storage.atomic_write_json(Path(work) / TRAINING, told)
+        storage.atomic_write_text(Path(work) / "README.md", card(told, study.table, asked, Path(work)))
     return target
 
 
@@ -146,7 +147,7 @@ def _stages(made: Mapping[str, Any]) -> str:
         shares = ", ".join(f"{task} {share:g}" for task, share in own["mixture"].items())
         asked = "/".join(str(own[f"{kind}_questions"]) for kind in ("colour", "mask", "word"))
         encoder = "trained" if own["adapt"] else "frozen"
-        start = Path(own["start"]).parent.name if own["start"] else "new"
+        start = own["start"] or "new"
         lines.append(
             f"| {name} | {start} | {encoder} | {own['steps']} | {shares} | {asked} | {own['learning_rate']:g} |"
         )
@@ -158,7 +159,7 @@ def card(made: Mapping[str, Any], errors: pd.DataFrame, asked: pd.DataFrame, fol
     """What the weights are, how they were made and what they can do.
 
     Args:
-        made: see `read_runs`.
+        made: see `portable`.
         errors: table of a `Study` of the models and baselines.
         asked: rows of `other_tasks.rows`, of every stage.
         folder: with the packed weights.
@@ -199,9 +200,9 @@ What is known beside pixels (shares 0..1; {each} questions of each kind about sc
 
 {PROSE}
 
-{ACCOUNT} All by one recipe (the table above, `{TRAINING}`): the frozen baseline is stage 2 in everything but its
-encoder, with the same pictures, questions, steps and rates. One training of each. The scores above were taken
-before rounding to seven bits.
+{ACCOUNT} All by one recipe (`{TRAINING}`): the frozen baseline is stage 2 in everything but its encoder,
+with the same pictures, questions, steps and rates. One training of each. The card's scores were taken before
+rounding to seven bits.
 
 The sprites of the scenes are Twemoji (CC-BY 4.0).
 """

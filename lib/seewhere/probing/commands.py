@@ -16,6 +16,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--optimizer", choices=OPTIMIZERS, help="instead of the preset's")
     parser.add_argument("--bf16", action="store_true", help="mixed precision in the resampler")
-    help_of_rank = (
-        "unfrozen only: hold each matrix' change at this rank and train on, so that it is small enough to ship"
-    )
-    parser.add_argument("--rank", type=int, default=0, help=help_of_rank)
+    parser.add_argument("--few-bits", action="store_true", help="unfrozen only: round the arm, score and store it so")
     parser.add_argument("--search", action="store_true", help="search the settings first (one process only)")
     parser.add_argument("--out", type=Path, required=True, help="folder for predictions, scores and the trained arm")
 
@@ -69,17 +67,18 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from accelerate import Accelerator
 
-    from seewhere.probing import compact, controls, experiments
+    from seewhere.probing import controls, experiments
     from seewhere.probing.adapter import load_probed
-    from seewhere.probing.arms import facts_of, save_arm
-    from seewhere.probing.settings import settings_of, sizes_of, space_of
+    from seewhere.probing.arms import ABOUT, facts_of, load_arm, save_arm
+    from seewhere.probing.protocols import TrainableResampler
+    from seewhere.probing.settings import kind_of, settings_of, sizes_of, space_of
     from seewhere.probing.tasks import load_task, with_train_of
     from seewhere.probing.training import predict
     from seewhere.world.export import build
 
     frozen = arguments.arm == experiments.FROZEN
-    if arguments.rank and frozen:
-        raise ValueError("--rank is for the unfrozen arm; the frozen one leaves the resampler as it is")
+    if arguments.few_bits and frozen:
+        raise ValueError("--few-bits is for the unfrozen arm; the frozen one leaves the resampler as it is")
     if arguments.layer is not None and not frozen:
         raise ValueError("--layer is for the frozen arm; the unfrozen one is probed after the last layer")
     accelerator = Accelerator()  # first of all: it tells each process its device
@@ -97,11 +96,10 @@ def run(arguments: argparse.Namespace) -> int:
             raise ValueError("--train-world is another build of the world; with --root its size is that folder's")
         with accelerator.main_process_first():
             more = build(None, larger, progress=progress)
-        task = with_train_of(task, more, data, preset.unfrozen_examples or None)
+        task = with_train_of(replace(task, larger=larger), more, data, preset.unfrozen_examples or None)
     model = load_probed(arguments.resampler, bf16=arguments.bf16)
     changes = {n: getattr(arguments, n) for n in ("epochs", "learning_rate", "optimizer")}
-    kind = "instruct" if "instruct" in model.name else "qformer"
-    settings = settings_of(preset, arguments.task, kind, arguments.arm, layers=arguments.layers)
+    settings = settings_of(preset, arguments.task, kind_of(model.name), arguments.arm, layers=arguments.layers)
     settings = settings.changed(**{name: value for name, value in changes.items() if value is not None})
     if arguments.search:
         found = experiments.search_arm(
@@ -116,30 +114,29 @@ def run(arguments: argparse.Namespace) -> int:
         folder = arguments.out / "state"
         arm = experiments.unfrozen_arm(task, model, settings, (arguments.seed,), folder=folder, progress=progress)
     fitted, table = arm.fitted[arguments.seed], arm.table
-    if arguments.rank:
-        fitted, sources = compact.compress(task, model, fitted, arguments.rank, progress=progress)
-        columns = {name: table[name].iloc[0] for name in ("resampler", "arm", "seed", "layer", "probe_layers")}
-        table = controls.predictions(task, predict(fitted.probe, sources["test"]), "test", **columns)
     if not accelerator.is_main_process:
         return 0
+    facts = {**facts_of(task), "resampler": model.name, "arm": arguments.arm, "seed": arguments.seed}
+    place = save_arm(fitted, arguments.out / "arm", model, facts, arguments.few_bits)
+    if arguments.few_bits:  # scores are of what is on the disk
+        probe, own, _ = load_arm(place, model)
+        assert isinstance(own, TrainableResampler)
+        test = experiments.unfrozen_sources(task, own, progress=False)["test"]
+        columns = {n: table[n].iloc[0] for n in ("resampler", "arm", "seed", "layer", "probe_layers")}
+        table = controls.predictions(task, predict(probe, test), "test", **columns)
     scores = {
-        **facts_of(task, larger),
-        "resampler": model.name,
-        "arm": arguments.arm,
-        "seed": arguments.seed,
+        **facts,
         "layer": table.layer.iloc[0],
         "validation": fitted.score,
         "test": float(table.correct.mean()),
         "test_examples": len(table),
         "epoch": fitted.epoch,
-        "losses": fitted.history.loss.tolist(),
         "processes": accelerator.num_processes,
     }
     storage.atomic_write_text(arguments.out / "predictions.csv", table.to_csv(index=False))
-    storage.atomic_write_json(arguments.out / "scores.json", scores)
-    about = {k: v for k, v in scores.items() if k != "losses"}
-    save_arm(fitted, arguments.out / "arm", model, about, rank=arguments.rank)
-    print(json.dumps({k: v for k, v in scores.items() if k != "losses"}, indent=2))
+    storage.atomic_write_json(arguments.out / "scores.json", {**scores, "losses": fitted.history.loss.tolist()})
+    storage.atomic_write_json(place / ABOUT, scores | storage.read_json(place / ABOUT))
+    print(json.dumps(scores, indent=2))
     return 0
 
 

@@ -13,6 +13,11 @@ KINDS = ("qformer", "instruct")
 """The paper's two resamplers: BLIP-2's Q-Former, and InstructBLIP's, trained further on instructions."""
 
 
+def kind_of(name: str) -> str:
+    """Return which of the paper's two resamplers gives a model of this name its settings."""
+    return "instruct" if "instruct" in name else "qformer"
+
+
 def settings_of(
     preset: Mapping[str, Any], task: str, kind: str = "qformer", arm: str = "frozen", **changes: Any
 ) -> ProbeSettings:

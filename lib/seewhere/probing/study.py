@@ -27,7 +27,7 @@ from seewhere.probing import arms, controls, experiments
 from seewhere.probing.features import cached_encodings
 from seewhere.probing.micro_models import UNTRAINED
 from seewhere.probing.protocols import EncodedResampler, Resampler, TrainableResampler
-from seewhere.probing.settings import settings_of, sizes_of, space_of
+from seewhere.probing.settings import kind_of, settings_of, sizes_of, space_of
 from seewhere.probing.sources import FrozenTokens, TrainedTokens
 from seewhere.probing.tasks import SPLITS, Task, data_hash, examples_hash, load_task, with_train_of
 from seewhere.probing.training import Fitted, ProbeSettings, fit, predict
@@ -64,11 +64,6 @@ def load_tasks(
     return found
 
 
-def kind_of(model: Resampler) -> str:
-    """Return which of the paper's two resamplers gives a model its settings."""
-    return "instruct" if "instruct" in model.name else "qformer"
-
-
 @dataclass
 class Study:
     """Tasks and models under one preset.
@@ -94,7 +89,7 @@ class Study:
 
     def probe_settings(self, task: str, model: Resampler, arm: str, **changes: Any) -> ProbeSettings:
         """Return the settings of one arm: what a search found, or the preset's."""
-        kind = kind_of(model)
+        kind = kind_of(model.name)
         found = self.chosen.get((task, model.name, arm)) or settings_of(self.settings, task, kind, arm)
         return found.changed(**changes)
 
@@ -140,24 +135,27 @@ class Study:
     def unfrozen(self, models: Sequence[str], tasks: Sequence[str] = tuple(DATA)) -> pd.DataFrame:
         """Return test predictions of resamplers that were trained along with their probe.
 
-        Arms that ship are loaded, if weights, examples and settings are these (see `arms.misfit`). Where the preset
-        says ``unfrozen = "train"`` every seed's is trained here at full length, on the larger world if it names one;
-        else, where none ships that fits, the first seed's alone, for ``live_unfrozen_epochs``: a taste, which a column
-        of that name marks and no claim rests on. What is trained here is kept below `storage.runs_home`, so a training
-        that was killed goes on where it was, and a finished one is read. Models with nothing to train are passed over,
-        with a line; where none is left the table has no rows.
+        Arms that ship are loaded, if weights, examples and settings are these (see `arms.misfit`). What is done where
+        none ships that fits, the preset's ``unfrozen`` says. "shipped": it is left out, with a line. "taste": the first
+        seed's is trained here for ``live_unfrozen_epochs``, which a column of that name marks and no claim rests on.
+        "train": every arm is trained here at full length, on the larger world if the preset names one. What is trained
+        here is kept below `storage.runs_home`, so a training that was killed goes on where it was, and a finished one
+        is read. Models with nothing to train are passed over, with a line; where none is left the table has no rows.
         """
         tables = [_nothing()]
         models = self.trainable(models)
-        whole = self.settings.unfrozen == "train"
+        whole, taste = self.settings.unfrozen == "train", self.settings.unfrozen == "taste"
         for (task_name, model_name), seed in product(product(tasks, models), self.seeds):
             model = self.models[model_name]
             settings = self.probe_settings(task_name, model, experiments.UNFROZEN, seed=seed)
             folder, why = shipped_arm(self.tasks[task_name], model, settings)
-            if whole or (folder is None and seed == self.seeds[0]):
+            if whole or (taste and folder is None and seed == self.seeds[0]):
                 tables.append(self._train(task_name, model, settings, whole, "" if whole else why))
             elif folder is not None:
                 tables.append(self._load(task_name, model, seed, folder))
+            elif seed == self.seeds[0]:
+                reason = f" that fits: {why}" if why else ""
+                print(f"{task_name}, {model_name}: no unfrozen arm ships{reason}. Train it with unfrozen = train")
         return together(*tables)
 
     def trainable(self, models: Sequence[str]) -> list[str]:
@@ -312,7 +310,7 @@ def shipped_arm(
     folder = (root or SHIPPED) / f"{task.name}-{model.name}-{settings.seed}".replace("/", "-")
     if not (folder / arms.ABOUT).is_file():
         return None, ""
-    why = arms.misfit(folder, task, model, settings, task.larger)
+    why = arms.misfit(folder, task, model, settings)
     return (None, why) if why else (folder, "")
 
 

@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 
 from seewhere import storage
 from seewhere.models.stepwise import OPTIMIZERS, optimizers_for
-from seewhere.probing import losses
+from seewhere.probing import compact, losses
 from seewhere.probing.heads import Probe
 
 STATE = "state.pt"
@@ -55,6 +55,7 @@ class ProbeSettings:
     standardise: bool = False  # shift and scale the frozen tokens by the training set's mean and deviation
     clip: float = 1.0  # largest gradient norm
     optimizer: str = "adamw"  # the paper's; "muon" for the matrices of a resampler trained along: fewer steps
+    words: bool = True  # of a resampler trained along, train what only words pass through, too (`compact`)
     seed: int = 0
 
     def changed(self, **values: Any) -> ProbeSettings:
@@ -178,6 +179,8 @@ class _Run:
         self.probe = copy.deepcopy(probe) or Probe(shape, train_targets.shape[1], settings.layers, settings.hidden)
         if settings.standardise and probe is None:
             self.probe.standardise(*_moments(train, device))
+        if not settings.words:
+            compact.keep_words(train.module)
         joint = _Joint(self.probe, train.module)
         self.parameters = [p for p in joint.parameters() if p.requires_grad]
         self.joint, *self.optimizers = self.accelerator.prepare(joint.to(device), *_optimizers(joint, settings))

@@ -102,11 +102,11 @@ def earlier_layers(table: pd.DataFrame, last: str, origin: Origin) -> list[resul
 def bigger_probes(frozen: pd.DataFrame, unfrozen: pd.DataFrame, origin: Origin) -> list[results.Record]:
     """Return F3: frozen tokens under a larger probe minus the unfrozen linear probe (points), per number of layers.
 
-    A resampler that cannot be trained along gives no record.
+    Where there is no unfrozen arm of this task and resampler there is no record.
     """
     found: list[results.Record] = []
     task, resampler = _only(frozen, "task"), _only(frozen, "resampler")
-    if unfrozen[unfrozen.resampler == resampler].empty:
+    if unfrozen[(unfrozen.resampler == resampler) & (unfrozen.task == task)].empty:
         return found
     linear = _rows(unfrozen, task=task, resampler=resampler, probe_layers=1)
     for layers in sorted(frozen.probe_layers.unique()):

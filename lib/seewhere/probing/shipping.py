@@ -1,0 +1,150 @@
+"""``seewhere train arms``: every unfrozen arm of notebook 01 at full length, and from there into the package.
+
+Eighteen trainings (three tasks, two resamplers, three seeds) that can be stopped and gone on with, and for each task
+and resampler one frozen probe on the very same examples, so that what an arm gains is not the larger world that it
+reads. The card is written from what the runs left behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Iterator, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from seewhere import presets, storage
+
+TASKS = ("rec", "vsr", "rcm")
+FROZEN, UNFROZEN = "frozen", "unfrozen"
+SCORES, ABOUT, WEIGHTS = "scores.json", "arm.json", "model.safetensors"
+FOLDER = Path(__file__).resolve().parents[1] / "weights" / "probing-arms"
+
+
+def register(subparsers: Any) -> None:
+    """Add ``arms`` to the things that ``seewhere train`` trains."""
+    parser = subparsers.add_parser("arms", help="all unfrozen arms of notebook 01, one after the other")
+    parser.add_argument("--preset", choices=presets.NAMES, default="quick", help="settings and sizes (default: quick)")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="which (default: all three)")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs; finished ones are passed over")
+    parser.add_argument("--ship", action="store_true", help="put them into the package when all are there")
+    parser.set_defaults(handler=run)
+
+
+def jobs(preset: presets.Preset, tasks: Sequence[str] = TASKS) -> Iterator[tuple[str, str, str, int]]:
+    """Yield (task, resampler, arm, seed) of every training: the unfrozen arms, and one frozen control for each."""
+    for task, resampler in product(tasks, preset.resamplers):
+        yield from ((task, resampler, UNFROZEN, seed) for seed in preset.seeds)
+        yield task, resampler, FROZEN, preset.seeds[0]
+
+
+def place_of(out: Path, task: str, resampler: str, arm: str, seed: int) -> Path:
+    """Return the folder of one training's run."""
+    return out / f"{task}-{resampler}-{arm}-{seed}".replace("/", "-")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train what is missing, one command line after the other, and ship.
+
+    Raises:
+        ValueError: what `seewhere.probing.commands.run` says.
+    """
+    from seewhere.probing import commands  # it imports torch
+
+    parser = argparse.ArgumentParser()
+    commands.add_arguments(parser)
+    preset = presets.load(arguments.preset, "01")
+    for job in jobs(preset, arguments.tasks):
+        place = place_of(arguments.out, *job)
+        if not (place / SCORES).is_file():
+            print(f"training {place.name}", flush=True)
+            commands.run(parser.parse_args(command_of(arguments.preset, preset, place, *job)))
+    if arguments.ship:
+        print(f"shipped: {ship(arguments.out, preset, arguments.tasks)}")
+    return 0
+
+
+def command_of(
+    name: str, preset: presets.Preset, place: Path, task: str, resampler: str, arm: str, seed: int
+) -> list[str]:
+    """Return the words after ``seewhere train probe`` that make one training."""
+    words = ["--task", task, "--resampler", resampler, "--arm", arm, "--seed", str(seed), "--preset", name]
+    larger = ["--train-world", preset.unfrozen_world] if preset.unfrozen_world else []
+    flags = [name for name, on in (("--bf16", preset.bf16), ("--few-bits", arm == UNFROZEN)) if on]
+    return [*words, *larger, *flags, "--out", str(place)]
+
+
+def ship(out: Path, preset: presets.Preset, tasks: Sequence[str] = TASKS, target: Path = FOLDER) -> Path:
+    """Copy the unfrozen arms of finished runs to ``target`` with a card, replacing what is there as a whole.
+
+    Raises:
+        FileNotFoundError: a run that is not finished.
+    """
+    rows = read_runs(out, list(jobs(preset, tasks)))
+    with storage.atomic_directory(target, overwrite=target.exists()) as work:
+        for row in rows[rows.arm == UNFROZEN].itertuples():
+            place = work / f"{row.task}-{row.resampler}-{row.seed}".replace("/", "-")
+            shutil.copytree(Path(row.run) / "arm", place)
+            for file in (place, place / WEIGHTS, place / ABOUT):
+                file.chmod(0o755 if file.is_dir() else 0o644)
+        size = sum(file.stat().st_size for file in work.rglob(WEIGHTS)) / 1e6
+        storage.atomic_write_text(work / "README.md", card(rows, size))
+        (work / "README.md").chmod(0o644)
+    return target
+
+
+def read_runs(out: Path, wanted: Sequence[tuple[str, str, str, int]]) -> pd.DataFrame:
+    """Return one row per run: task, resampler, arm, seed, train_examples, epochs, validation and test, run.
+
+    Raises:
+        FileNotFoundError: a run that is not finished.
+    """
+    rows = []
+    for job in wanted:
+        place = place_of(out, *job)
+        if not (place / SCORES).is_file():
+            raise FileNotFoundError(f"{place} is not finished; run `seewhere train arms --out {out}` again")
+        scores, settings = storage.read_json(place / SCORES), storage.read_json(place / "arm" / ABOUT)["settings"]
+        rows.append({**scores, "run": str(place), "epochs": settings["epochs"]})
+    return pd.DataFrame(rows)
+
+
+def card(rows: pd.DataFrame, megabytes: float) -> str:
+    """Return what the arms are, how they were made and what they can do, as Markdown; `rows` as of `read_runs`."""
+    lines, tasks = [], " ".join(rows.task.unique())
+    for (task, resampler), part in rows.groupby(["task", "resampler"], sort=False):
+        trained, frozen = part[part.arm == UNFROZEN], part[part.arm == FROZEN]
+        first = trained.iloc[0]
+        scores = ", ".join(f"{value:.3f}" for value in trained.test)
+        lines.append(
+            f"| {task} | {resampler} | {first.train_examples:,} | {first.epochs} | {scores} "
+            f"| {frozen.test.iloc[0]:.3f} |"
+        )
+    table = "\n".join(lines)
+    return f"""# Unfrozen arms of notebook 01
+
+Resamplers that were trained along with a linear probe, for the claims F1 and F3: a folder for each task, resampler and
+seed, with the probe and the change that training made to the resampler.
+
+| | |
+| --- | --- |
+| make them again | `seewhere train arms --tasks {tasks} --out FOLDER --ship` |
+| data | the train split of the world's `{rows.train_world.iloc[0]}` build; scores are of the `quick` one's test split |
+| form | the change of each matrix in whole numbers up to 5 and scales; probes in seven bits; the rest in fp16 |
+| size | {megabytes:.1f} MB |
+
+Shares of the test examples that are right (rec: IoU > 0.5; chance is near 0. vsr, rcm: true or false, chance is 0.5),
+of the weights as they are stored. *frozen* is a linear probe on the frozen resampler that read the very same examples
+for the epochs of its own preset, first seed.
+
+| task | resampler | train examples | epochs | unfrozen, by seed | frozen |
+| --- | --- | --- | --- | --- | --- |
+{table}
+
+Every `arm.json` holds the whole course of its training. What only words pass through (embeddings and their own
+feed-forward layers) was not trained along, so that arms are small. The sprites of the scenes are Twemoji
+(CC-BY 4.0).
+"""
