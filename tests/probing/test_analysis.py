@@ -158,11 +158,13 @@ def test_f2_to_f5_are_judged_by_their_intervals():
     layers = pd.concat([arm("vsr", "x", s, "frozen", n) for n, s in (("0", 0.4), ("1", 0.5), ("2", 0.9))])
     found = verdicts.earlier_layers(layers, "2", ORIGIN)
     assert len(found) == 2 and claims.verdict("F2", found).verdict == "confirmed"
-    bigger = pd.concat([arm("rec", "x", 0.3 + n / 100, "frozen", layers=n) for n in (1, 2, 4)])
-    found = verdicts.bigger_probes(bigger, arm("rec", "x", 0.9, "unfrozen"), ORIGIN)
-    assert [r["setting"]["probe_layers"] for r in found] == [2, 4] and claims.verdict(
-        "F3", found
-    ).verdict == "confirmed"
+    found = []
+    for task in ("rec", "vsr", "rcm"):
+        assert claims.verdict("F3", found).verdict != "confirmed", "it speaks of three tasks"
+        bigger = pd.concat([arm(task, "x", 0.3 + n / 100, "frozen", layers=n) for n in (1, 2, 4)])
+        found += verdicts.bigger_probes(bigger, arm(task, "x", 0.9, "unfrozen"), ORIGIN)
+    assert [r["setting"]["probe_layers"] for r in found] == [2, 4] * 3
+    assert claims.verdict("F3", found).verdict == "confirmed"
     many = {chr(97 + k): (k / 12, 0.01 * k, 1 - k / 12) for k in range(12)}
     boxes = table(many, 48, task="rec", resampler="x", arm="frozen")
     found = verdicts.correlations(boxes, {name: 3 + k for k, name in enumerate(many)}, ORIGIN)
