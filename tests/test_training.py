@@ -220,6 +220,19 @@ def test_checkpoints_and_saved_adapters_hold_no_base_weights(tmp_path: Path) -> 
     torch.testing.assert_close(again(ids).logits, model(ids).logits, atol=1e-6, rtol=1e-5)
 
 
+def test_factors_are_the_nearest_matrix_of_their_rank() -> None:
+    from seewhere.models.lora import factors
+
+    torch.manual_seed(0)
+    exact = torch.randn(9, 2) @ torch.randn(2, 7)
+    left, right = factors(exact, 2)
+    assert left.shape == (9, 2) and right.shape == (2, 7) and torch.allclose(left @ right, exact, atol=1e-5)
+    noisy = exact + 0.1 * torch.randn(9, 7)
+    left, right = factors(noisy, 2)
+    least = float(torch.linalg.svdvals(noisy)[2:].norm())
+    assert float((left @ right - noisy).norm()) == pytest.approx(least, rel=1e-4)
+
+
 def test_an_adapter_cut_to_a_lower_rank_is_the_nearest_of_that_rank(tmp_path: Path) -> None:
     from safetensors.torch import load_file
     from seewhere.models.lora import cut_adapter

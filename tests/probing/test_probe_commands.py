@@ -19,8 +19,9 @@ from seewhere.models.micro_text import build_tokenizer
 from seewhere.models.resamplers import write_micro
 from seewhere.probing import shipping
 from seewhere.probing.adapter import load_probed
-from seewhere.probing.arms import WEIGHTS, load_arm
+from seewhere.probing.arms import load_arm
 from seewhere.probing.experiments import unfrozen_sources
+from seewhere.probing.names import WEIGHTS
 from seewhere.probing.settings import settings_of, sizes_of
 from seewhere.probing.study import shipped_arm
 from seewhere.probing.tasks import load_task

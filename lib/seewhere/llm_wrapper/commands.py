@@ -13,9 +13,8 @@ from seewhere import storage, training
 from seewhere.llm_wrapper import prompts
 from seewhere.llm_wrapper.rehearsal import detector_lists, imperfect_candidates, rehearse
 from seewhere.llm_wrapper.training import ATTENTION_AND_MLP, LoraSettings, fine_tune, share_right
-from seewhere.llm_wrapper.wrapper import HISTORY_FILE, WRAPPER_FILE, describe_adapter
+from seewhere.llm_wrapper.wrapper import HISTORY_FILE, WRAPPER_FILE, describe_adapter, keep_rank
 from seewhere.models.language_model import HubLanguageModel, load_language_model, quick_dtype
-from seewhere.models.lora import cut_adapter
 from seewhere.models.registry import load_grounder
 from seewhere.world.sprites import load_sprites
 
@@ -99,8 +98,7 @@ def main(arguments: argparse.Namespace) -> int:
         start=arguments.start,
     )
     if arguments.keep_rank:
-        share = cut_adapter(arguments.out / "adapter", arguments.keep_rank)
-        print(f"cut to rank {arguments.keep_rank}: {100 * share:.1f} % of the updates' squared singular values stay")
+        keep_rank(arguments.out / "adapter", arguments.keep_rank)
     boxes = arguments.detector or "scenes"
     trained_on = [*before.get("trained_on", []), {"boxes": boxes, "questions": len(examples)}]
     history = joined(arguments.start, thinned(trained.history).assign(stage=boxes))

@@ -27,10 +27,9 @@ from seewhere.llm_wrapper import prompts
 from seewhere.llm_wrapper.examples import Example
 from seewhere.llm_wrapper.rehearsal import rehearse, scene_examples
 from seewhere.llm_wrapper.training import ATTENTION_AND_MLP, share_right, to_samples
-from seewhere.llm_wrapper.wrapper import describe_adapter
+from seewhere.llm_wrapper.wrapper import describe_adapter, keep_rank
 from seewhere.models.adapters import add_adapter
 from seewhere.models.language_model import HubLanguageModel, load_language_model, quick_dtype
-from seewhere.models.lora import cut_adapter
 from seewhere.models.stepwise import StepwiseTraining, add_recipe_flags
 from seewhere.packing import IGNORED, Sample, collate, pack
 from seewhere.world.lessons import skill_of, smaller_scene
@@ -261,8 +260,7 @@ def main(arguments: argparse.Namespace) -> int:
     school.run(save_every=50)
     folder = training.save_adapter(school.module, arguments.out / "adapter")
     if arguments.keep_rank:
-        share = cut_adapter(folder, arguments.keep_rank)
-        print(f"cut to rank {arguments.keep_rank}: {100 * share:.1f} % of the updates' squared singular values stay")
+        keep_rank(folder, arguments.keep_rank)
     # Scored as it was written, not as it was trained.
     peft_model: Any = school.module
     answering = add_adapter(peft_model.unload(), folder).eval()

@@ -23,6 +23,7 @@ from seewhere import storage
 from seewhere.llm_wrapper import prompts
 from seewhere.models.candidates import Detections
 from seewhere.models.language_model import load_language_model
+from seewhere.models.lora import cut_adapter
 from seewhere.models.protocols import LanguageModel
 
 NO_CANDIDATE, ONE_CANDIDATE, CHOSEN = "no candidate", "one candidate", "chosen"
@@ -90,6 +91,12 @@ def describe_adapter(
     storage.atomic_write_text(folder / HISTORY_FILE, history.to_csv(index=False))
     about = {"coordinates": coordinates, "scores": scores, "trained_on": list(trained_on)}
     storage.atomic_write_json(folder / WRAPPER_FILE, about)
+
+
+def keep_rank(folder: Path, rank: int) -> None:
+    """Cut a finished adapter to a rank, see `lora.cut_adapter`, and say what that keeps."""
+    share = cut_adapter(folder, rank)
+    print(f"cut to rank {rank}: {100 * share:.1f} % of the updates' squared singular values stay")
 
 
 class LLMWrapper:

@@ -22,11 +22,11 @@ from seewhere import storage
 from seewhere.models import few_bits
 from seewhere.probing import compact
 from seewhere.probing.heads import Probe
+from seewhere.probing.names import ABOUT, WEIGHTS
 from seewhere.probing.protocols import Resampler, TrainableResampler
 from seewhere.probing.tasks import Task, examples_hash
 from seewhere.probing.training import Fitted, ProbeSettings
 
-WEIGHTS, ABOUT = "model.safetensors", "arm.json"
 MOMENTS = ("mean", "scale")  # of a probe that shifts and scales its input; else they are 0 and 1
 
 

@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from seewhere import presets, storage
-
-DEFAULT_DATA = {"rec": "worldg", "vsr": "random", "rcm": "worldg"}
+from seewhere.probing.names import ABOUT, DATA, FROZEN, SCORES, UNFROZEN
 
 
 def register(subparsers: Any) -> None:
@@ -38,9 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from seewhere.probing.heads import DEPTHS
     from seewhere.world.export import PRESETS
 
-    parser.add_argument("--task", choices=sorted(DEFAULT_DATA), required=True)
+    parser.add_argument("--task", choices=sorted(DATA), required=True)
     parser.add_argument("--resampler", default="micro-blip2", help="a name, folder or hub id (default: micro-blip2)")
-    parser.add_argument("--arm", choices=("frozen", "unfrozen"), default="frozen")
+    parser.add_argument("--arm", choices=(FROZEN, UNFROZEN), default=FROZEN)
     parser.add_argument("--preset", choices=presets.NAMES, default="quick", help="settings and sizes (default: quick)")
     parser.add_argument("--root", type=Path, help="folder of the data set (default: the world of the preset)")
     help_of_more = "train on this build of the world, test on the preset's (default: what the preset says for the arm)"
@@ -69,14 +68,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     from seewhere.probing import controls, experiments
     from seewhere.probing.adapter import load_probed
-    from seewhere.probing.arms import ABOUT, facts_of, load_arm, save_arm
+    from seewhere.probing.arms import facts_of, load_arm, save_arm
     from seewhere.probing.protocols import TrainableResampler
     from seewhere.probing.settings import kind_of, settings_of, sizes_of, space_of
     from seewhere.probing.tasks import load_task, with_train_of
     from seewhere.probing.training import predict
     from seewhere.world.export import build
 
-    frozen = arguments.arm == experiments.FROZEN
+    frozen = arguments.arm == FROZEN
     if arguments.few_bits and frozen:
         raise ValueError("--few-bits is for the unfrozen arm; the frozen one leaves the resampler as it is")
     if arguments.layer is not None and not frozen:
@@ -85,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.search and accelerator.num_processes > 1:
         raise ValueError("--search runs on one process; launch the training with the settings that it finds")
     preset = presets.load(arguments.preset, "01")
-    data = arguments.data or DEFAULT_DATA[arguments.task]
+    data = arguments.data or DATA[arguments.task]
     with accelerator.main_process_first():
         progress = accelerator.is_main_process
         root = arguments.root or build(None, preset.world_preset, progress=progress)
@@ -121,7 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.few_bits:  # scores are of what is on the disk
         probe, own, _ = load_arm(place, model)
         assert isinstance(own, TrainableResampler)
-        test = experiments.unfrozen_sources(task, own, progress=False)["test"]
+        test = experiments.tokens_of(own, task.splits["test"], progress=False)
         columns = {n: table[n].iloc[0] for n in ("resampler", "arm", "seed", "layer", "probe_layers")}
         table = controls.predictions(task, predict(probe, test), "test", **columns)
     scores = {
@@ -134,7 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
         "processes": accelerator.num_processes,
     }
     storage.atomic_write_text(arguments.out / "predictions.csv", table.to_csv(index=False))
-    storage.atomic_write_json(arguments.out / "scores.json", {**scores, "losses": fitted.history.loss.tolist()})
+    storage.atomic_write_json(arguments.out / SCORES, {**scores, "losses": fitted.history.loss.tolist()})
     storage.atomic_write_json(place / ABOUT, scores | storage.read_json(place / ABOUT))
     print(json.dumps(scores, indent=2))
     return 0

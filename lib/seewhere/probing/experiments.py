@@ -13,13 +13,12 @@ import pandas as pd
 
 from seewhere.probing import controls
 from seewhere.probing.features import cached_encodings, cached_features
+from seewhere.probing.names import FROZEN, UNFROZEN, folder_of
 from seewhere.probing.protocols import EncodedResampler, Resampler, TrainableResampler
 from seewhere.probing.search import Found, SearchSpace, search
 from seewhere.probing.sources import FrozenTokens, TrainedTokens
-from seewhere.probing.tasks import SPLITS, Task, data_hash
+from seewhere.probing.tasks import SPLITS, Example, Task, data_hash
 from seewhere.probing.training import Fitted, OnEpoch, ProbeSettings, fit, predict
-
-FROZEN, UNFROZEN = "frozen", "unfrozen"
 
 
 @dataclass(frozen=True)
@@ -59,11 +58,15 @@ def unfrozen_sources(
     own = copy.deepcopy(model)
     if not any(p.requires_grad for p in own.module.parameters()):
         raise ValueError(f"{model.name} has no parameter to train along; it can only be probed frozen")
-    encoded = {
-        split: cached_encodings(own, task.splits[split], root, progress) if isinstance(own, EncodedResampler) else None
-        for split in SPLITS
-    }
-    return {split: TrainedTokens(own, task.splits[split], encoded[split]) for split in SPLITS}
+    return {split: tokens_of(own, task.splits[split], root, progress) for split in SPLITS}
+
+
+def tokens_of(
+    model: TrainableResampler, examples: Sequence[Example], root: Path | None = None, progress: bool = True
+) -> TrainedTokens:
+    """Return the tokens of a resampler that is trained along, or was, on its encoder's cached tokens if it has any."""
+    encoded = cached_encodings(model, examples, root, progress) if isinstance(model, EncodedResampler) else None
+    return TrainedTokens(model, examples, encoded)
 
 
 def frozen_arm(
@@ -120,7 +123,7 @@ def _arm(
             task,
             sources,
             settings.changed(seed=seed),
-            folder=None if folder is None else folder_of(folder, task, name, arm, seed),
+            folder=None if folder is None else folder_of(folder, task.name, name, arm, seed),
             progress=progress,
             description=f"{task.name}, {name} {arm}, seed {seed}",
         )
@@ -128,11 +131,6 @@ def _arm(
         outputs = predict(fitted[seed].probe, sources["test"])
         tables.append(controls.predictions(task, outputs, "test", **columns))
     return Arm(pd.concat(tables, ignore_index=True), fitted)
-
-
-def folder_of(folder: Path, task: Task, name: str, arm: str, seed: int) -> Path:
-    """Return where one training of an arm keeps its state."""
-    return folder / f"{task.name}-{name}-{arm}-{seed}".replace("/", "-")
 
 
 def _fit(task: Task, sources: Mapping[str, Any], settings: ProbeSettings, **options: Any) -> Fitted:

@@ -17,11 +17,9 @@ from typing import Any
 import pandas as pd
 
 from seewhere import presets, storage
+from seewhere.probing.names import ABOUT, DATA, FROZEN, SCORES, SHIPPED, UNFROZEN, WEIGHTS, folder_of
 
-TASKS = ("rec", "vsr", "rcm")
-FROZEN, UNFROZEN = "frozen", "unfrozen"
-SCORES, ABOUT, WEIGHTS = "scores.json", "arm.json", "model.safetensors"
-FOLDER = Path(__file__).resolve().parents[1] / "weights" / "probing-arms"
+TASKS = tuple(DATA)
 
 
 def register(subparsers: Any) -> None:
@@ -30,7 +28,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--preset", choices=presets.NAMES, default="quick", help="settings and sizes (default: quick)")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="which (default: all three)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs; finished ones are passed over")
-    parser.add_argument("--ship", action="store_true", help="put them into the package when all are there")
+    parser.add_argument("--ship", action="store_true", help="put them into the package, replacing those there")
     parser.set_defaults(handler=run)
 
 
@@ -39,11 +37,6 @@ def jobs(preset: presets.Preset, tasks: Sequence[str] = TASKS) -> Iterator[tuple
     for task, resampler in product(tasks, preset.resamplers):
         yield from ((task, resampler, UNFROZEN, seed) for seed in preset.seeds)
         yield task, resampler, FROZEN, preset.seeds[0]
-
-
-def place_of(out: Path, task: str, resampler: str, arm: str, seed: int) -> Path:
-    """Return the folder of one training's run."""
-    return out / f"{task}-{resampler}-{arm}-{seed}".replace("/", "-")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -58,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     commands.add_arguments(parser)
     preset = presets.load(arguments.preset, "01")
     for job in jobs(preset, arguments.tasks):
-        place = place_of(arguments.out, *job)
+        place = folder_of(arguments.out, *job)
         if not (place / SCORES).is_file():
             print(f"training {place.name}", flush=True)
             commands.run(parser.parse_args(command_of(arguments.preset, preset, place, *job)))
@@ -77,7 +70,7 @@ def command_of(
     return [*words, *larger, *flags, "--out", str(place)]
 
 
-def ship(out: Path, preset: presets.Preset, tasks: Sequence[str] = TASKS, target: Path = FOLDER) -> Path:
+def ship(out: Path, preset: presets.Preset, tasks: Sequence[str] = TASKS, target: Path = SHIPPED) -> Path:
     """Copy the unfrozen arms of finished runs to ``target`` with a card, replacing what is there as a whole.
 
     Raises:
@@ -86,12 +79,12 @@ def ship(out: Path, preset: presets.Preset, tasks: Sequence[str] = TASKS, target
     rows = read_runs(out, list(jobs(preset, tasks)))
     with storage.atomic_directory(target, overwrite=target.exists()) as work:
         for row in rows[rows.arm == UNFROZEN].itertuples():
-            place = work / f"{row.task}-{row.resampler}-{row.seed}".replace("/", "-")
+            place = folder_of(work, row.task, row.resampler, row.seed)
             shutil.copytree(Path(row.run) / "arm", place)
             for file in (place, place / WEIGHTS, place / ABOUT):
                 file.chmod(0o755 if file.is_dir() else 0o644)
         size = sum(file.stat().st_size for file in work.rglob(WEIGHTS)) / 1e6
-        storage.atomic_write_text(work / "README.md", card(rows, size))
+        storage.atomic_write_text(work / "README.md", card(rows, size, preset.world_preset))
         (work / "README.md").chmod(0o644)
     return target
 
@@ -104,17 +97,27 @@ def read_runs(out: Path, wanted: Sequence[tuple[str, str, str, int]]) -> pd.Data
     """
     rows = []
     for job in wanted:
-        place = place_of(out, *job)
+        place = folder_of(out, *job)
         if not (place / SCORES).is_file():
-            raise FileNotFoundError(f"{place} is not finished; run `seewhere train arms --out {out}` again")
+            raise FileNotFoundError(
+                f"{place} is not finished: {SCORES} is missing. Go on with `seewhere train arms --out {out}`"
+            )
         scores, settings = storage.read_json(place / SCORES), storage.read_json(place / "arm" / ABOUT)["settings"]
         rows.append({**scores, "run": str(place), "epochs": settings["epochs"]})
     return pd.DataFrame(rows)
 
 
-def card(rows: pd.DataFrame, megabytes: float) -> str:
-    """Return what the arms are, how they were made and what they can do, as Markdown; `rows` as of `read_runs`."""
-    lines, tasks = [], " ".join(rows.task.unique())
+def card(rows: pd.DataFrame, megabytes: float, tested: str) -> str:
+    """Return what the arms are, how they were made and what they can do, as Markdown.
+
+    Args:
+        rows: see `read_runs`.
+        megabytes: of all weights.
+        tested: the build of the world whose test split the scores are of.
+    """
+    from seewhere.probing.compact import LEVELS  # it imports torch
+
+    lines, tasks, read = [], " ".join(rows.task.unique()), rows.train_world.iloc[0]
     for (task, resampler), part in rows.groupby(["task", "resampler"], sort=False):
         trained, frozen = part[part.arm == UNFROZEN], part[part.arm == FROZEN]
         first = trained.iloc[0]
@@ -132,8 +135,8 @@ seed, with the probe and the change that training made to the resampler.
 | | |
 | --- | --- |
 | make them again | `seewhere train arms --tasks {tasks} --out FOLDER --ship` |
-| data | the train split of the world's `{rows.train_world.iloc[0]}` build; scores are of the `quick` one's test split |
-| form | the change of each matrix in whole numbers up to 5 and scales; probes in seven bits; the rest in fp16 |
+| data | the train split of the world's `{read}` build; scores are of the `{tested}` one's test split |
+| form | the change of each matrix in whole numbers up to {LEVELS} and scales; probes in seven bits; the rest in fp16 |
 | size | {megabytes:.1f} MB |
 
 Shares of the test examples that are right (rec: IoU > 0.5; chance is near 0. vsr, rcm: true or false, chance is 0.5),

@@ -24,8 +24,8 @@ from tqdm.auto import tqdm
 from seewhere import storage
 from seewhere.presets import Preset
 from seewhere.probing import arms, controls, experiments
-from seewhere.probing.features import cached_encodings
 from seewhere.probing.micro_models import UNTRAINED
+from seewhere.probing.names import DATA, FROZEN, SHIPPED, UNFROZEN, folder_of
 from seewhere.probing.protocols import EncodedResampler, Resampler, TrainableResampler
 from seewhere.probing.settings import kind_of, settings_of, sizes_of, space_of
 from seewhere.probing.sources import FrozenTokens, TrainedTokens
@@ -34,9 +34,7 @@ from seewhere.probing.training import Fitted, ProbeSettings, fit, predict
 from seewhere.probing.verdicts import Origin
 from seewhere.world.export import build
 
-DATA = {"rec": "worldg", "vsr": "random", "rcm": "worldg"}
 NO_ROWS = {"task": str, "resampler": str, "arm": str, "seed": int, "layer": str, "probe_layers": int, "correct": bool}
-SHIPPED = Path(__file__).resolve().parents[1] / "weights" / "probing-arms"
 
 
 def load_tasks(
@@ -120,9 +118,9 @@ class Study:
             sources = experiments.frozen_sources(task, model, names)
             targets = {split: task.targets(split) for split in SPLITS}
             for layer, size, seed in product(names, probe_layers, self.seeds if seeds is None else seeds):
-                settings = self.probe_settings(task_name, model, experiments.FROZEN, layers=size, seed=seed)
+                settings = self.probe_settings(task_name, model, FROZEN, layers=size, seed=seed)
                 jobs.append(joblib.delayed(_outputs)(sources[layer], targets, settings))
-                columns = {"resampler": model.name, "arm": experiments.FROZEN, "seed": seed, "layer": layer}
+                columns = {"resampler": model.name, "arm": FROZEN, "seed": seed, "layer": layer}
                 about.append((task, {**columns, "probe_layers": size}))
         workers = min(self.settings.workers, os.cpu_count() or 1, max(len(jobs), 1))
         running = joblib.Parallel(workers, return_as="generator")(jobs)
@@ -147,15 +145,16 @@ class Study:
         whole, taste = self.settings.unfrozen == "train", self.settings.unfrozen == "taste"
         for (task_name, model_name), seed in product(product(tasks, models), self.seeds):
             model = self.models[model_name]
-            settings = self.probe_settings(task_name, model, experiments.UNFROZEN, seed=seed)
+            settings = self.probe_settings(task_name, model, UNFROZEN, seed=seed)
             folder, why = shipped_arm(self.tasks[task_name], model, settings)
             if whole or (taste and folder is None and seed == self.seeds[0]):
                 tables.append(self._train(task_name, model, settings, whole, "" if whole else why))
             elif folder is not None:
                 tables.append(self._load(task_name, model, seed, folder))
             elif seed == self.seeds[0]:
-                reason = f" that fits: {why}" if why else ""
-                print(f"{task_name}, {model_name}: no unfrozen arm ships{reason}. Train it with unfrozen = train")
+                reason = f" that fits ({why})" if why else ""
+                how = "seewhere train arms --out FOLDER --ship"
+                print(f"{task_name}, {model_name}: no unfrozen arm ships{reason}. Train it and the others with: {how}")
         return together(*tables)
 
     def trainable(self, models: Sequence[str]) -> list[str]:
@@ -183,7 +182,7 @@ class Study:
         """Train the first seed's unfrozen arm for some epochs (None: ``live_unfrozen_epochs``), and return it."""
         probed, seed = self.models[model], self.seeds[0]
         length = self.settings.live_unfrozen_epochs if epochs is None else epochs
-        settings = self.probe_settings(task, probed, experiments.UNFROZEN, epochs=length, seed=seed)
+        settings = self.probe_settings(task, probed, UNFROZEN, epochs=length, seed=seed)
         folder = state_folder(self.tasks[task], probed, settings)
         return experiments.unfrozen_arm(self.tasks[task], probed, settings, (seed,), folder=folder).fitted[seed]
 
@@ -199,7 +198,7 @@ class Study:
         place = state_folder(data, model, settings)
         fitted = fit(
             sources["train"], data.targets("train"), sources["validation"], data.targets("validation"), settings,
-            folder=experiments.folder_of(place, data, model.name, experiments.UNFROZEN, seed),
+            folder=folder_of(place, data.name, model.name, UNFROZEN, seed),
             description=f"{task}, {model.name} unfrozen, seed {seed}",
         )  # fmt: skip
         reason = f" (the shipped arm is left out: {why})" if why else ""
@@ -211,16 +210,15 @@ class Study:
         probe, own, about = arms.load_arm(folder, model)
         examples = self.tasks[task].splits["test"]
         assert isinstance(own, TrainableResampler)
-        encoded = cached_encodings(own, examples) if isinstance(own, EncodedResampler) else None
         self.origins[f"{task} {model.name} {seed}"] = (
             f"shipped, {about['settings']['epochs']} epochs of {about['train_examples']} examples"
         )
         self.histories[task, model.name, seed] = pd.DataFrame(about["history"])
-        return self._table(task, probe, TrainedTokens(own, examples, encoded), model, seed)
+        return self._table(task, probe, experiments.tokens_of(own, examples), model, seed)
 
     def _table(self, task: str, probe: Any, test: TrainedTokens, model: Resampler, seed: int) -> pd.DataFrame:
         self.trained[task, model.name, seed] = (probe, test.model)
-        columns = {"resampler": model.name, "arm": experiments.UNFROZEN, "seed": seed, "layer": model.layers[-1]}
+        columns = {"resampler": model.name, "arm": UNFROZEN, "seed": seed, "layer": model.layers[-1]}
         return controls.predictions(self.tasks[task], predict(probe, test), "test", **columns, probe_layers=1)
 
     # -- controls, settings, records -----------------------------------------------------------------------------------
@@ -248,19 +246,19 @@ class Study:
         found = []
         for task_name, model_name in product(tasks, models):
             model = self.models[model_name]
-            base = self.probe_settings(task_name, model, experiments.FROZEN)
+            base = self.probe_settings(task_name, model, FROZEN)
             space = space_of(self.settings, task_name)
             best = experiments.search_arm(
                 self.tasks[task_name], model, space, base, trials=self.settings.search_trials, seed=self.seeds[0]
             )
-            self.chosen[task_name, model.name, experiments.FROZEN] = best.settings
+            self.chosen[task_name, model.name, FROZEN] = best.settings
             found.append(best.trials.assign(task=task_name, resampler=model.name))
         return pd.concat(found, ignore_index=True)
 
     def chosen_settings(self, models: Sequence[str]) -> pd.DataFrame:
         """Return one row per task, model and arm: learning rate, epochs, loss weights, optimizer."""
         rows = []
-        for task, name, arm in product(self.tasks, models, (experiments.FROZEN, experiments.UNFROZEN)):
+        for task, name, arm in product(self.tasks, models, (FROZEN, UNFROZEN)):
             found = self.probe_settings(task, self.models[name], arm)
             weights = f"{found.l1:g} / {found.giou:g}" if task == "rec" else ""
             rows.append((task, name, arm, f"{found.learning_rate:g}", found.epochs, weights, found.optimizer))
@@ -307,7 +305,7 @@ def shipped_arm(
 
     The reason is empty where nothing ships under that name.
     """
-    folder = (root or SHIPPED) / f"{task.name}-{model.name}-{settings.seed}".replace("/", "-")
+    folder = folder_of(root or SHIPPED, task.name, model.name, settings.seed)
     if not (folder / arms.ABOUT).is_file():
         return None, ""
     why = arms.misfit(folder, task, model, settings)
