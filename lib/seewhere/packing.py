@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -141,6 +142,17 @@ def collate(rows: Sequence[Row], additive: torch.dtype | None = None, multiple: 
         "labels": padded("labels", IGNORED),
         "attention_mask": mask,
     }
+
+
+def additive_mask(model: Any) -> torch.dtype | None:
+    """Return the number format in which the model's attention wants its mask (see `collate`); None for truth values."""
+    attention = model.config._attn_implementation
+    if attention not in ("eager", "sdpa"):
+        raise ValueError(
+            f"packed rows need a block mask, which {attention} attention does not take. Load the model with "
+            f"attn_implementation='sdpa'."
+        )
+    return model.get_input_embeddings().weight.dtype if attention == "eager" else None
 
 
 # ------------------------------------------------------------------------- many questions behind an embedded prefix

@@ -28,7 +28,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from seewhere import storage
 from seewhere.models.lora import LORA_TARGETS, add_lora, count_trainable, load_adapter_weights, save_adapter
 from seewhere.models.output_layer import answers_only
-from seewhere.packing import IGNORED, Row, Sample, collate, pack
+from seewhere.packing import IGNORED, Row, Sample, additive_mask, collate, pack
 
 __all__ = [
     "LORA_TARGETS",
@@ -37,7 +37,6 @@ __all__ = [
     "Trained",
     "TrainingSettings",
     "add_lora",
-    "additive_mask",
     "answer_loss",
     "answers_only",
     "collate",
@@ -203,17 +202,6 @@ def _arguments(folder: Path, settings: TrainingSettings, progress: bool) -> Trai
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-
-
-def additive_mask(model: Any) -> torch.dtype | None:
-    """Return the number format in which the model's attention wants its mask (see `collate`); None for truth values."""
-    attention = model.config._attn_implementation
-    if attention not in ("eager", "sdpa"):
-        raise ValueError(
-            f"packed rows need a block mask, which {attention} attention does not take. Load the model with "
-            f"attn_implementation='sdpa'."
-        )
-    return model.get_input_embeddings().weight.dtype if attention == "eager" else None
 
 
 class _Rows(torch.utils.data.Dataset[Row]):

@@ -10,8 +10,17 @@ import numpy as np
 import pytest
 import torch
 from seewhere.models import choose as engine
+from seewhere.models.caches import takes_block_masks
 from tiny_models import tiny_llama
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 END = 2
 DIGIT = 10  # token ids 10..19 stand for the digits
@@ -145,11 +154,56 @@ def test_shared_beginnings_are_run_once() -> None:
 
     def count(module: torch.nn.Module, inputs: tuple, keywords: dict) -> None:
         nonlocal run
-        run += int(keywords["attention_mask"][:, -keywords["input_ids"].shape[1] :].sum())
+        run += int((keywords["input_ids"] != 0).sum())  # 0 is padding, no prompt has it
 
     model.register_forward_pre_hook(count, with_kwargs=True)
     engine.option_log_probabilities(model, prompts, [digits(5)] * 20)
     assert run == len(header) + len(lists[0]) + len(lists[1]) + 20 * 2
+
+
+def test_questions_about_one_list_take_one_forward_pass() -> None:
+    model = tiny()
+    beginning = list(range(20, 60))
+    prompts = [[*beginning, 20 + i, 40] for i in range(6)]
+    passes = []
+    model.register_forward_pre_hook(lambda module, inputs: passes.append(1))
+    engine.option_log_probabilities(model, prompts, [engine.close_options(digits(12), END)] * 6)
+    assert len(passes) == 1
+
+
+@pytest.mark.parametrize("longest", [60, 100, 200])
+def test_branches_longer_than_a_row_are_divided(longest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "LONGEST_ROW", longest)
+    model = tiny()
+    prompts = random_prompts(11, 40, True)
+    options = [engine.close_options(digits(2 + i % 11), END) for i in range(40)]
+    widths = []
+    hook = model.register_forward_pre_hook(lambda m, i, k: widths.append(k["input_ids"].shape[1]), with_kwargs=True)
+    found = engine.option_log_probabilities(model, prompts, options)
+    hook.remove()
+    assert max(widths) <= longest
+    for values, reference in zip(found, expected(model, prompts, options), strict=True):
+        np.testing.assert_allclose(values, reference, atol=1e-4)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_half_precision_has_no_gaps(attention: str) -> None:
+    model = tiny(attention, torch.bfloat16)
+    found = engine.option_log_probabilities(model, random_prompts(12, 9, False), [digits(12)] * 9)
+    assert np.isfinite(np.array(found)).all()
+
+
+def test_positions_that_lie_in_the_mask() -> None:
+    torch.manual_seed(3)
+    config = BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4, attn_implementation="eager")
+    model = BloomForCausalLM(config).double().eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    assert not takes_block_masks(model) and takes_block_masks(tiny())
+    prompts = random_prompts(13, 6, True)
+    options = [engine.close_options(digits(11), END)] * 6
+    found = engine.option_log_probabilities(model, prompts, options, share=True)
+    np.testing.assert_allclose(np.array(found), np.array(expected(model, prompts, options)), atol=1e-4)
 
 
 def test_one_option_needs_no_model() -> None:

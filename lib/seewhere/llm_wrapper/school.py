@@ -31,7 +31,7 @@ from seewhere.llm_wrapper.wrapper import describe_adapter, keep_rank
 from seewhere.models.adapters import add_adapter
 from seewhere.models.language_model import HubLanguageModel, load_language_model, quick_dtype
 from seewhere.models.stepwise import StepwiseTraining, add_recipe_flags
-from seewhere.packing import IGNORED, Sample, collate, pack
+from seewhere.packing import IGNORED, Sample, additive_mask, collate, pack
 from seewhere.world.lessons import skill_of, smaller_scene
 from seewhere.world.programs import Program
 from seewhere.world.scenes import sample_scene
@@ -196,7 +196,7 @@ class School(StepwiseTraining):
         self.asked += sum(map(len, asked))
         samples = [to_samples(self.base, examples) for examples in asked]
         rows = [row for part in samples for row in pack(part, ROW_TOKENS)]
-        inputs = collate(rows, training.additive_mask(self.module), training.WIDTH_MULTIPLE)
+        inputs = collate(rows, additive_mask(self.module), training.WIDTH_MULTIPLE)
         labels = inputs.pop("labels").to(self.device)
         keep = torch.zeros_like(labels, dtype=torch.bool)
         keep[:, :-1] = labels[:, 1:] != IGNORED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any
 
 import torch
@@ -26,6 +27,16 @@ def can_share_prefixes(model: Any, longest: int) -> bool:
         return False
     recurrent = any("linear" in kind or "mamba" in kind or "recurrent" in kind for kind in kinds)
     return not recurrent and not getattr(model, "_is_stateful", False)
+
+
+def takes_block_masks(model: Any) -> bool:
+    """Whether the model takes a mask (rows, 1, queries, keys) with explicit positions.
+
+    False where positions are counted from the mask itself (ALiBi: Bloom, MPT, some Falcons).
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    alibi = getattr(model.config.get_text_config(decoder=True), "alibi", False)
+    return "position_ids" in inspect.signature(base.forward).parameters and not alibi
 
 
 def select_rows(cache: Any, rows: torch.Tensor) -> DynamicCache:

@@ -12,14 +12,15 @@ token to *every* option of such a question, so that each score is the probabilit
 stopping. Where no option begins another, nothing is appended and one forward pass answers.
 
 **How it is computed.** Prompts of one run share long beginnings: the chat header, and the candidate list when several
-phrases are asked about one picture. The prompts are laid out as a tree of token segments; a beginning worth sharing
-is run once, its keys and values are copied to the rows that continue it, and those rows are run in batches. Options
-are one more level of the same tree: their first tokens are read off the last position of the prompt, and only those
-with further tokens are run further. Padding is masked and position ids are explicit, so the result equals that of one
-full forward pass per option.
+phrases are asked about one picture. Prompts and options are laid out as a tree of token segments (`prompt_tree`). A
+branch of at most a few hundred tokens, say a candidate list with all its phrases and their options, is one row of one
+forward pass, in which a block mask keeps apart what is not above each other; of a longer branch the first segment is
+run, and its keys and values are handed to the rows that continue it. Position ids are explicit, so the result equals
+that of one full forward pass per option.
 
-Models whose attention cannot be continued this way (sliding windows shorter than the prompt, recurrent layers, flash
-attention) are run on whole sequences in plain batches: same numbers, no sharing.
+Models whose positions lie in the attention mask (ALiBi) take no block mask: every segment is a row of its own. Models
+whose attention cannot be continued (sliding windows shorter than the prompt, recurrent layers, flash attention) are
+run on whole sequences in plain batches. Same numbers, less sharing.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from __future__ import annotations
 import inspect
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -36,22 +37,13 @@ import torch
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 
-from seewhere.models.caches import can_share_prefixes, select_rows
+from seewhere.models.caches import can_share_prefixes, select_rows, takes_block_masks
+from seewhere.models.prompt_tree import Row, Segment, Tokens, prompt_tree, sequences
+from seewhere.packing import additive_mask
 
-Tokens = tuple[int, ...]
-
-# Sharing a beginning costs one more row to run; fewer saved tokens than this are not worth it.
-MINIMUM_SAVED_TOKENS = 16
-
-
-@dataclass(slots=True)
-class _Segment:
-    """A run of tokens in the tree of everything that has to be read, after the segments above it."""
-
-    tokens: Tokens
-    # (next token, question, option): log-probabilities to read off this segment's last position.
-    reads: list[tuple[int, int, int]] = field(default_factory=list)
-    children: list[_Segment] = field(default_factory=list)
+# Longest row that a branch of the tree is read in. Attention costs its square, most of it masked: at this length it
+# is a fifth of the work of a model of a hundred million parameters, and less in larger ones.
+LONGEST_ROW = 512
 
 
 def close_options(options: Sequence[Sequence[int]], end_token: int) -> list[Tokens]:
@@ -113,7 +105,7 @@ def option_log_probabilities(
     batch_tokens = batch_tokens or (512 if on_cpu else 16384)
     cache_tokens = cache_tokens or (8192 if on_cpu else 65536)
     scores = [np.zeros(len(choices)) for choices in options]
-    roots = _tree(prompts, options) if share else _sequences(prompts, options)
+    roots = prompt_tree(prompts, options) if share else sequences(prompts, options)
     with torch.inference_mode(), tqdm(total=len(prompts), disable=not progress, unit="question") as bar:
         runner = _Runner(model, scores, batch_tokens, cache_tokens, bar, keep_cache=share)
         runner.run(roots, None)
@@ -158,74 +150,6 @@ def _check(prompts: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence
             raise ValueError(f"question {i} has the same option twice; expected distinct options")
 
 
-# ---------------------------------------------------------------------------------------------------- the tree
-
-
-def _tree(prompts: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]]) -> list[_Segment]:
-    """Segments that hold every prompt (shared beginnings once), each prompt's options below its last segment."""
-    order = sorted(range(len(prompts)), key=lambda i: tuple(prompts[i]))
-    top = _Segment(())
-    # Work items: questions (in sorted order), tokens already placed, tokens known to be equal, segment above.
-    work: list[tuple[list[int], int, int, _Segment]] = [(order, 0, 0, top)] if order else []
-    while work:
-        group, placed, equal, parent = work.pop()
-        if len(group) == 1:
-            parent.children.append(_leaf(group[0], prompts, options, placed))
-            continue
-        equal = _common(prompts[group[0]], prompts[group[-1]], equal)
-        # A prompt keeps at least its last token to itself: that is where its answer is read.
-        equal = min(equal, min(len(prompts[i]) for i in group) - 1)
-        if (equal - placed) * (len(group) - 1) >= MINIMUM_SAVED_TOKENS:
-            shared = _Segment(tuple(prompts[group[0]][placed:equal]))
-            parent.children.append(shared)
-            parent, placed = shared, equal
-        branches: dict[int, list[int]] = defaultdict(list)
-        for i in group:
-            if len(prompts[i]) == equal + 1:
-                parent.children.append(_leaf(i, prompts, options, placed))
-            else:
-                branches[prompts[i][equal]].append(i)
-        work += [(branch, placed, equal, parent) for branch in branches.values()]
-    return top.children
-
-
-def _common(first: Sequence[int], second: Sequence[int], start: int) -> int:
-    length = min(len(first), len(second))
-    while start < length and first[start] == second[start]:
-        start += 1
-    return start
-
-
-def _leaf(
-    question: int, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]], placed: int
-) -> _Segment:
-    """The rest of a prompt, with the trie of its options below it (one token per segment)."""
-    leaf = _Segment(tuple(prompts[question][placed:]))
-    nodes: dict[Tokens, _Segment] = {(): leaf}
-    for number, option in enumerate(options[question]):
-        tokens = tuple(option)
-        for depth, token in enumerate(tokens):
-            above = nodes[tokens[:depth]]
-            above.reads.append((token, question, number))
-            path = tokens[: depth + 1]
-            if len(path) < len(tokens) and path not in nodes:
-                nodes[path] = _Segment((token,))
-                above.children.append(nodes[path])
-    return leaf
-
-
-def _sequences(prompts: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]]) -> list[_Segment]:
-    """The same work without sharing: one whole sequence per question and option beginning."""
-    roots: list[_Segment] = []
-    for question in range(len(prompts)):
-        open_segments = [_leaf(question, prompts, options, 0)]
-        while open_segments:
-            segment = open_segments.pop()
-            open_segments += [_Segment(segment.tokens + c.tokens, c.reads, c.children) for c in segment.children]
-            roots.append(_Segment(segment.tokens, segment.reads))
-    return roots
-
-
 # ------------------------------------------------------------------------------------------------ running it
 
 
@@ -246,80 +170,131 @@ class _Runner:
     ) -> None:
         self.model, self.scores, self.bar, self.keep_cache = model, scores, bar, keep_cache
         self.batch_tokens, self.cache_tokens = batch_tokens, cache_tokens
+        branches = keep_cache and takes_block_masks(model)
+        self.longest_row = min(batch_tokens, LONGEST_ROW) if branches else 0
+        self.additive = additive_mask(model) if branches else None
         self.device = model.get_input_embeddings().weight.device
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self.last_only = "logits_to_keep" in inspect.signature(base.forward).parameters
+        self.some_only = "logits_to_keep" in inspect.signature(base.forward).parameters
         self.seen: set[int] = set()
 
-    def run(self, segments: list[_Segment], state: _State | None, rows: list[int] | None = None) -> None:
-        """Run `segments`, each continuing row `rows[i]` of `state`, and everything below them."""
-        rows = rows if rows is not None else [0] * len(segments)
-        for chunk in self._chunks(segments, 0 if state is None else state.mask.shape[1]):
-            chosen = [segments[i] for i in chunk]
-            after, logits = self._forward(chosen, state, [rows[i] for i in chunk])
+    def run(self, segments: list[Segment], state: _State | None, above: list[int] | None = None) -> None:
+        """Run `segments`, each continuing row `above[i]` of `state`, and everything below them."""
+        rows, above = self._rows(segments, above if above is not None else [0] * len(segments), state is not None)
+        for chunk in self._chunks(rows, 0 if state is None else state.mask.shape[1]):
+            chosen = [rows[i] for i in chunk]
+            keep = bool(chosen[0].children)
+            after, logits = self._forward(chosen, state, [above[i] for i in chunk], keep)
             self._read(chosen, logits)
-            below = [(child, row) for row, segment in enumerate(chosen) for child in segment.children]
+            below = [(child, number) for number, row in enumerate(chosen) for child in row.children]
             if below:
-                self.run([child for child, _ in below], after, [row for _, row in below])
+                self.run([child for child, _ in below], after, [number for _, number in below])
 
-    def _chunks(self, segments: list[_Segment], past: int) -> Iterator[list[int]]:
-        """Indices of segments of similar length, within both token limits; at least one per chunk."""
-        order = sorted(range(len(segments)), key=lambda i: (bool(segments[i].children), -len(segments[i].tokens)))
+    def _rows(self, segments: list[Segment], above: list[int], continued: bool) -> tuple[list[Row], list[int]]:
+        """Whole branches as rows where they are short enough, single segments otherwise; and what each continues.
+
+        Branches that continue the same row are put into one, which saves copies of its keys and values.
+        """
+        rows: list[tuple[Row, int]] = []
+        short: dict[int, list[Segment]] = defaultdict(list)
+        for segment, number in zip(segments, above, strict=True):
+            if segment.size <= self.longest_row:
+                short[number].append(segment)
+            else:
+                rows.append((Row([segment.alone], segment.children), number))
+        for number, branches in short.items():
+            group: list[Segment] = []
+            for branch in sorted(branches, key=lambda b: -b.size):
+                if group and (not continued or sum(b.size for b in group) + branch.size > self.longest_row):
+                    rows.append((Row(group), number))
+                    group = []
+                group.append(branch)
+            rows.append((Row(group), number))
+        return [row for row, _ in rows], [number for _, number in rows]
+
+    def _chunks(self, rows: list[Row], past: int) -> Iterator[list[int]]:
+        """Indices of rows of similar length, within both token limits; at least one per chunk."""
+        order = sorted(range(len(rows)), key=lambda i: (bool(rows[i].children), -len(rows[i])))
         chunk: list[int] = []
         width, has_children = 0, False
         for i in order:
-            wider = max(width, len(segments[i].tokens))
+            wider = max(width, len(rows[i]))
             count = len(chunk) + 1
             full = count * wider > self.batch_tokens or count * (past + wider) > self.cache_tokens
-            if chunk and (full or bool(segments[i].children) != has_children):
+            if chunk and (full or bool(rows[i].children) != has_children):
                 yield chunk
-                chunk, wider = [], len(segments[i].tokens)
+                chunk, wider = [], len(rows[i])
             chunk.append(i)
-            width, has_children = wider, bool(segments[i].children)
+            width, has_children = wider, bool(rows[i].children)
         if chunk:
             yield chunk
 
     def _forward(
-        self, segments: list[_Segment], state: _State | None, rows: list[int]
+        self, rows: list[Row], state: _State | None, above: list[int], keep: bool
     ) -> tuple[_State | None, torch.Tensor]:
-        """One forward pass; gives the state after it and the logits (rows, vocabulary) of the last position."""
-        width = max(len(segment.tokens) for segment in segments)
-        ids = torch.zeros(len(segments), width, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, segment in enumerate(segments):
-            # Padding goes to the left, so that every answer is read at the last position; but where nothing stands
-            # before it, it would have nothing to attend to (not-a-number in half precision), so there to the right.
-            start = 0 if state is None else width - len(segment.tokens)
-            ids[row, start : start + len(segment.tokens)] = torch.tensor(segment.tokens)
-            mask[row, start : start + len(segment.tokens)] = 1
-        last = torch.tensor([len(s.tokens) - 1 if state is None else width - 1 for s in segments])
-        ids, mask = ids.to(self.device), mask.to(self.device)
-        before = torch.zeros(len(segments), 1, dtype=torch.long, device=self.device)
-        cache = DynamicCache() if self.keep_cache else None
-        whole = mask
+        """One forward pass; gives the state after it, if `keep`, and the logits (`_places` of the rows, vocabulary)."""
+        width = max(map(len, rows))
+        ids = torch.zeros(len(rows), width, dtype=torch.long)
+        depths, mask = torch.zeros_like(ids), torch.zeros_like(ids)
+        # Padding goes to the left, so that answers are read at the last columns; but where nothing stands before it,
+        # it would have nothing to attend to (not-a-number in half precision), so there to the right.
+        starts = [0 if state is None else width - len(row) for row in rows]
+        for number, (row, start) in enumerate(zip(rows, starts, strict=True)):
+            ids[number, start : start + len(row)] = torch.from_numpy(row.tokens)
+            depths[number, start : start + len(row)] = torch.from_numpy(row.depths)
+            mask[number, start : start + len(row)] = 1
+        mask = mask.to(self.device)
+        before = torch.zeros(len(rows), 1, dtype=torch.long, device=self.device)
+        cache, whole = DynamicCache() if keep else None, mask
         if state is not None:
-            picked = torch.tensor(rows, device=self.device)
-            cache = select_rows(state.cache, picked)
-            before = state.lengths[picked, None]
+            picked = torch.tensor(above, device=self.device)
+            cache, before = select_rows(state.cache, picked), state.lengths[picked, None]
             whole = torch.cat([state.mask[picked], mask], dim=1)
-        positions = (before + mask.cumsum(1) - 1).clamp(min=0)
-        keywords: dict[str, Any] = {"use_cache": self.keep_cache, "past_key_values": cache}
-        if self.last_only:
-            kept, last = last.unique(return_inverse=True)
-            keywords["logits_to_keep"] = 1 if state is not None else kept.to(self.device)
-        output = self.model(input_ids=ids, attention_mask=whole, position_ids=positions, **keywords)
-        after = _State(output.past_key_values, whole, whole.sum(1)) if self.keep_cache else None
-        return after, output.logits[torch.arange(len(segments)), last]
+        seen = whole if all(row.visible is None for row in rows) else self._block_mask(rows, starts, whole, width)
+        places = _places(rows)
+        columns = torch.tensor([starts[number] + column for number, column in places] or [width - 1])
+        kept, columns = columns.unique(return_inverse=True)
+        keywords: dict[str, Any] = {"logits_to_keep": kept.to(self.device)} if self.some_only else {}
+        output = self.model(
+            input_ids=ids.to(self.device),
+            attention_mask=seen,
+            position_ids=before + depths.to(self.device),
+            past_key_values=cache,
+            use_cache=cache is not None,
+            **keywords,
+        )
+        after = _State(output.past_key_values, whole, whole.sum(1)) if keep else None
+        owners = torch.tensor([number for number, _ in places] or [0])
+        return after, output.logits[owners, columns if self.some_only else kept[columns]]
 
-    def _read(self, segments: list[_Segment], logits: torch.Tensor) -> None:
-        wanted = [(row, *read) for row, segment in enumerate(segments) for read in segment.reads]
-        if not wanted:
+    def _block_mask(self, rows: list[Row], starts: list[int], whole: torch.Tensor, width: int) -> torch.Tensor:
+        """Mask (rows, 1, width, positions): all real tokens of the past, and of a row what lies above each token."""
+        visible = torch.eye(width, dtype=torch.bool).repeat(len(rows), 1, 1)  # padding sees itself: never nothing
+        for number, (row, start) in enumerate(zip(rows, starts, strict=True)):
+            inner = np.tri(len(row), dtype=bool) if row.visible is None else row.visible
+            visible[number, start : start + len(row), start : start + len(row)] = torch.from_numpy(inner)
+        past = whole[:, None, :-width].bool().expand(-1, width, -1)
+        mask = torch.cat([past, visible.to(self.device)], dim=2)[:, None]
+        if self.additive is None:
+            return mask
+        zeros = torch.zeros(mask.shape, dtype=self.additive, device=self.device)
+        return zeros.masked_fill_(~mask, torch.finfo(self.additive).min)
+
+    def _read(self, rows: list[Row], logits: torch.Tensor) -> None:
+        number_of = {place: i for i, place in enumerate(_places(rows))}
+        reads = [(number_of[i, column], *read) for i, row in enumerate(rows) for column, *read in row.reads]
+        if not reads:
             return
-        row, token, question, option = (list(column) for column in zip(*wanted, strict=True))
+        numbers, tokens, questions, options = (list(column) for column in zip(*reads, strict=True))
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        values = (logits[row, token] - logits.logsumexp(-1)[row]).double().cpu().numpy()
-        for q, o, value in zip(question, option, values, strict=True):
-            self.scores[q][o] += value
-        fresh = set(question) - self.seen
+        values = (logits[numbers, tokens] - logits.logsumexp(-1)[numbers]).double().cpu().numpy()
+        for question, option, value in zip(questions, options, values, strict=True):
+            self.scores[question][option] += value
+        fresh = set(questions) - self.seen
         self.seen |= fresh
         self.bar.update(len(fresh))
+
+
+def _places(rows: Sequence[Row]) -> list[tuple[int, int]]:
+    """(number of the row, column) behind which something is read, each once."""
+    return list(dict.fromkeys((number, read[0]) for number, row in enumerate(rows) for read in row.reads))
