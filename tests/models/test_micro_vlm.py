@@ -75,7 +75,7 @@ def test_wired_layers_read_what_tokens_hold_at_the_place_that_is_asked_for(
 ) -> None:
     """With tokens that hold the patch's cosines, reading gives back the picture; with another picture's, that one."""
     picture = np.asarray(textures(1, seed=5)[0].resize((64, 64), Image.Resampling.BOX))
-    content = micro_vlm_start.patch_content(torch.from_numpy(picture)[None], 8, len(room.content))
+    content = micro_vlm_start.patch_content(torch.from_numpy(picture.copy())[None], 8, len(room.content))
     constant = 2**0.5 * micro_vlm_start.AMPLITUDE * room.constant
     tokens = content @ room.content + micro_vlm_start.positions(room) + constant
     reader = PixelReader(model, progress=False)

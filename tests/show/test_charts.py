@@ -77,5 +77,6 @@ def test_learning_curves_skip_entries_without_the_value() -> None:
     figure = charts.learning_curves(history, {"loss": ["loss"], "P@1": ["eval_p_at_1"]})
     assert figure.axes[0].lines[0].get_xydata().tolist() == [[1, 2.0], [2, 1.0]]
     assert figure.axes[1].lines[0].get_xydata().tolist() == [[2, 0.5]]
+    assert all(tick == round(tick) for axes in figure.axes for tick in axes.get_xticks())  # no steps between steps
     with pytest.raises(ValueError, match="accuracy"):
         charts.learning_curves(history, {"x": ["accuracy"]})

@@ -184,7 +184,7 @@ and `micro-pixels-stage3` (stage 2, then on with the encoder frozen).
 | network | {NETWORK} {own["language"]}; 64 tokens an image |
 | {ENCODER} | {own["clip"]}, sha256 of its model.safetensors `{storage.hash_file(clip)}` |
 | pictures in training | {drawn}; colours also of scenes in other colours |
-| size | {size:.1f} MB: 7 bits a number, equal parts once |
+| size | {size:.1f} MB: five and a half bits a number, equal parts once |
 | sha256 of {PARTS} | `{storage.hash_file(folder / PARTS)}` |
 
 {_stages(made)}
@@ -202,7 +202,7 @@ What is known beside pixels (shares 0..1; {each} questions of each kind about sc
 
 {ACCOUNT} All by one recipe (`{TRAINING}`): the frozen baseline is stage 2 in everything but its encoder,
 with the same pictures, questions, steps and rates. One training of each. The card's scores were taken before
-rounding to seven bits.
+rounding.
 
 The sprites of the scenes are Twemoji (CC-BY 4.0).
 """

@@ -37,7 +37,7 @@ def save_arm(fitted: Fitted, folder: Path | str, model: Resampler, about: Mappin
         fitted: what `training.fit` returned.
         folder: where to.
         model: the resampler that training began from.
-        about: task, data, scores and whatever else a reader should know.
+        about: task ("rec", "vsr", "rcm"), data, scores and whatever else a reader should know.
         few: in few bits, to ship. Rounding changes what it answers a little: score it as `load_arm` gives it back.
     """
     probe = {k: v for k, v in fitted.probe.state_dict().items() if k not in MOMENTS or fitted.settings.standardise}
@@ -66,7 +66,7 @@ def save_arm(fitted: Fitted, folder: Path | str, model: Resampler, about: Mappin
     target = Path(folder)
     with storage.atomic_directory(target, overwrite=target.exists()) as work:
         if few:
-            few_bits.save_state(tensors, work / WEIGHTS, {"change.": compact.LEVELS})
+            few_bits.save_state(tensors, work / WEIGHTS, {"change.": compact.STEPS[about["task"]]})
         else:
             save_file(tensors, work / WEIGHTS)
         (work / WEIGHTS).chmod(0o644)

@@ -115,8 +115,6 @@ def card(rows: pd.DataFrame, megabytes: float, tested: str) -> str:
         megabytes: of all weights.
         tested: the build of the world whose test split the scores are of.
     """
-    from seewhere.probing.compact import LEVELS  # it imports torch
-
     lines, tasks, read = [], " ".join(rows.task.unique()), rows.train_world.iloc[0]
     for (task, resampler), part in rows.groupby(["task", "resampler"], sort=False):
         trained, frozen = part[part.arm == UNFROZEN], part[part.arm == FROZEN]
@@ -136,7 +134,7 @@ seed, with the probe and the change that training made to the resampler.
 | --- | --- |
 | make them again | `seewhere train arms --tasks {tasks} --out FOLDER --ship` |
 | data | the train split of the world's `{read}` build; scores are of the `{tested}` one's test split |
-| form | the change of each matrix in whole numbers up to {LEVELS} and scales; probes in seven bits; the rest in fp16 |
+| form | the change of each matrix in two to three bits a number; probes in seven bits; the rest in fp16 |
 | size | {megabytes:.1f} MB |
 
 Shares of the test examples that are right (rec: IoU > 0.5; chance is near 0. vsr, rcm: true or false, chance is 0.5),

@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from seewhere import metrics
 from seewhere.show import style
@@ -239,6 +240,7 @@ def learning_curves(
                     )
                 _curve(axes, frame, step, column, stage, index)
             axes.set(title=name, xlabel=step)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
             axes.legend()
         if title:
             figure.suptitle(title, x=0.01, ha="left")
