@@ -89,14 +89,15 @@ def test_the_shipped_table_and_its_card(tmp_path: Path) -> None:
     folder = tmp_path / "runs"
     folder.mkdir()
     pd.DataFrame(rows).to_csv(folder / arms.TABLE, index=False)
-    arms._check_same(folder, {"settings": asdict(ArmSettings()), "data": {}})
+    given = ArmSettings(starts=(("both", str(tmp_path / "stage3" / "model")),))
+    arms._check_same(folder, {"settings": asdict(given), "data": {}})
     target = arms.ship(folder, tmp_path / "package")
     found = arms.shipped(target)
     assert list(found.columns) >= ["system"] and len(found) == 48
     text = (target / arms.CARD).read_text()
     assert "| both | 70.0 [70.0, 70.0] |" in text and "4 references, seeds 0, 1, 2" in text
     assert "600+2000+300" in arms.origin(target) and "Learning rates 0.0015, 0.0015, 0.0015 in the stages" in text
-    assert arms.shipped_hash(target)
+    assert arms.shipped_hash(target) and str(tmp_path) not in (target / arms.ABOUT).read_text()
     assert arms.shipped(tmp_path).empty and arms.origin(tmp_path) == "" and arms.shipped_hash(tmp_path) == {}
 
 

@@ -234,9 +234,13 @@ def ship(folder: Path, target: Path = SHIPPED) -> Path:
     missing = sorted(set(ARMS) - set(table.system))
     if missing:
         raise ValueError(f"{folder} lacks the arms {', '.join(missing)}; expected all of {', '.join(ARMS)}")
+    about = storage.read_json(folder / ABOUT)
+    starts = about["settings"]["starts"]
+    # Where a start lies on this machine is nobody's affair: stage and folder say which it was.
+    about["settings"]["starts"] = [[arm, "/".join(Path(place).parts[-2:])] for arm, place in starts]
     with storage.atomic_directory(target, overwrite=True) as work:
-        for name in (TABLE, ABOUT):
-            storage.atomic_write_bytes(Path(work) / name, (folder / name).read_bytes())
+        storage.atomic_write_bytes(Path(work) / TABLE, (folder / TABLE).read_bytes())
+        storage.atomic_write_json(Path(work) / ABOUT, about)
         storage.atomic_write_text(Path(work) / CARD, card(table, folder))
     return target
 
