@@ -240,7 +240,7 @@ def learning_curves(
                     )
                 _curve(axes, frame, step, column, stage, index)
             axes.set(title=name, xlabel=step)
-            axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
             axes.legend()
         if title:
             figure.suptitle(title, x=0.01, ha="left")
