@@ -133,15 +133,20 @@ def collate(rows: Sequence[Row], additive: torch.dtype | None = None, multiple: 
     same_group = groups[:, :, None] == groups[:, None, :]
     visible = (segments[:, None, :] == 0) | (segments[:, :, None] == segments[:, None, :])
     causal = torch.ones(width, width, dtype=torch.bool).tril()
-    mask = (same_group & visible & causal)[:, None]
-    if additive is not None:
-        mask = torch.zeros(mask.shape, dtype=additive).masked_fill_(~mask, torch.finfo(additive).min)
     return {
         "input_ids": padded("tokens", 0),
         "position_ids": padded("positions", 0),
         "labels": padded("labels", IGNORED),
-        "attention_mask": mask,
+        "attention_mask": mask_of((same_group & visible & causal)[:, None], additive),
     }
+
+
+def mask_of(visible: torch.Tensor, additive: torch.dtype | None) -> torch.Tensor:
+    """Return truth values as they are, or as numbers that are added to attention's scores (see `collate`)."""
+    if additive is None:
+        return visible
+    zeros = torch.zeros(visible.shape, dtype=additive, device=visible.device)
+    return zeros.masked_fill_(~visible, torch.finfo(additive).min)
 
 
 def additive_mask(model: Any) -> torch.dtype | None:

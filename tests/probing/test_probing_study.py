@@ -133,6 +133,17 @@ def test_the_train_split_of_a_larger_build_leaves_the_others_as_they_are(main, t
     assert trained.isdisjoint({e.image_id for e in small.splits["test"] + small.splits["validation"]})
 
 
+def test_arms_on_statements_may_read_many_about_each_picture(main):
+    small = replace(main.tasks["vsr"], larger="smoke")
+    preset = {"unfrozen_examples": 30, "unfrozen_statements": 0}
+    few = tasks.with_larger_train(small, preset, "random", progress=False)
+    dense = tasks.with_larger_train(small, {**preset, "unfrozen_statements": 20}, "random", progress=False)
+    assert len(few.splits["train"]) == 30 < len(dense.splits["train"])
+    assert {e.image_id for e in few.splits["train"]} <= {e.image_id for e in dense.splits["train"]}
+    assert dense.splits["test"] == small.splits["test"] and dense.larger == "smoke"
+    assert all(e.picture.path.is_file() for e in dense.splits["train"])
+
+
 def test_a_target_that_differs_makes_other_examples(main):
     examples = main.tasks["vsr"].splits["train"]
     turned = [replace(examples[0], target=(1 - examples[0].target[0],)), *examples[1:]]

@@ -11,7 +11,7 @@ from seewhere.world.headings import heading_of
 from seewhere.world.relations import MEANING, RELATIONS
 from seewhere.world.scenes import Scene, SceneObject, sample_scene, scene_seed
 from seewhere.world.sprites import load_sprites
-from seewhere.world.statements import PER_SCENE, balanced, candidates, holds, sentence
+from seewhere.world.statements import AIM, balanced, candidates, holds, sentence
 
 SPRITES = load_sprites()
 
@@ -141,8 +141,12 @@ def test_what_scenes_offer_is_settled_and_named_without_doubt():
 
 
 @pytest.fixture(scope="module")
-def chosen():
-    offered = [s for number in range(300) for s in candidates(sample_scene(number, SPRITES, split="val"))]
+def offered():
+    return [s for number in range(300) for s in candidates(sample_scene(number, SPRITES, split="val"))]
+
+
+@pytest.fixture(scope="module")
+def chosen(offered):
     return balanced(offered, 300)
 
 
@@ -155,7 +159,17 @@ def test_every_relation_is_as_often_true_as_false_with_every_noun(chosen):
             nouns[s.relation, role, noun] += sign
     assert set(tilt) == set(MEANING) and not any(tilt.values())
     assert max(abs(value) for value in nouns.values()) <= 2
-    assert max(Counter(s.image_id for s in chosen).values()) <= PER_SCENE
+    assert max(Counter(s.image_id for s in chosen).values()) <= AIM * 1.5
+
+
+def test_far_more_statements_a_scene_are_balanced_too(offered, chosen):
+    dense = balanced(offered, 300, aim=40)
+    assert len(dense) > 4 * len(chosen)
+    tilt = Counter()
+    for s in dense:
+        tilt[s.relation] += 1 if s.label else -1
+    assert set(tilt) == set(MEANING) and not any(tilt.values())
+    assert max(Counter(s.image_id for s in dense).values()) <= 60
 
 
 def test_all_seven_categories_are_of_use(chosen):
@@ -226,3 +240,18 @@ def test_a_build_without_statements_gets_them_and_old_ones_are_replaced(smoke, t
     monkeypatch.setattr(statements_export, "STATEMENTS_VERSION", "0")
     statements_export.ensure(tmp_path, scenes, SPRITES, workers=1, progress=False)
     assert storage.read_json(target / "manifest.json")["version"] == "0"
+
+
+def test_many_statements_about_the_train_pictures_are_written_on_demand(smoke, monkeypatch):
+    monkeypatch.setattr(export, "world_root", lambda preset: smoke)
+    folder = export.dense_statements("smoke", 20, workers=1, progress=False)
+    dense = load_vsr("dense", "train", folder, smoke / "images")
+    usual = load_vsr("random", "train", smoke)
+    assert len(dense) > 2 * len(usual) and {s.path for s in usual.statements} <= {s.path for s in dense.statements}
+    assert dense.majority()[1] == 0.5 and len(dense.on_disk()) == len(dense)
+    before = (folder / "manifest.json").stat().st_mtime_ns
+    assert export.dense_statements("smoke", 20, workers=1, progress=False) == folder
+    assert (folder / "manifest.json").stat().st_mtime_ns == before
+    export.dense_statements("smoke", 8, workers=1, progress=False)
+    about, fewer = storage.read_json(folder / "manifest.json"), load_vsr("dense", "train", folder, smoke / "images")
+    assert about["aim"] == 8 and about["count"] == len(fewer) < len(dense)

@@ -24,7 +24,8 @@ from seewhere import storage
 from seewhere.datasets.images import ImageFinder, warn_missing
 from seewhere.records import DataError, open_image
 
-PARTITIONS = ("random", "zeroshot")
+PARTITIONS = ("random", "zeroshot", "dense")
+"""The published two, and one of the world's alone, for training: many statements about each picture."""
 SPLITS = ("train", "dev", "test")
 OTHER_NAMES = {"val": "dev", "validation": "dev"}
 NEEDED = ("image", "caption", "label", "relation")
@@ -144,7 +145,7 @@ def load_vsr(partition: str, split: str, root: Path | str, images: Path | str | 
     """Read one split of VSR, or of the world's statements.
 
     Args:
-        partition: "random" or "zeroshot".
+        partition: "random" or "zeroshot"; "dense", which the world alone has, with nothing but "train".
         split: "train", "dev" (or "val") or "test"; the world's random partition has "novel" too.
         root: a folder that holds the partitions' folders, at once or under ``vsr``, ``splits`` or ``data/splits``.
         images: folder of the images, if they are not in a usual place at or beside `root`.

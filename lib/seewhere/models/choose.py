@@ -39,7 +39,7 @@ from transformers import DynamicCache
 
 from seewhere.models.caches import can_share_prefixes, select_rows, takes_block_masks
 from seewhere.models.prompt_tree import Row, Segment, Tokens, prompt_tree, sequences
-from seewhere.packing import additive_mask
+from seewhere.packing import additive_mask, mask_of
 
 # Longest row that a branch of the tree is read in. Attention costs its square, most of it masked: at this length it
 # is a fifth of the work of a model of a hundred million parameters, and less in larger ones.
@@ -184,8 +184,9 @@ class _Runner:
         for chunk in self._chunks(rows, 0 if state is None else state.mask.shape[1]):
             chosen = [rows[i] for i in chunk]
             keep = bool(chosen[0].children)
-            after, logits = self._forward(chosen, state, [above[i] for i in chunk], keep)
-            self._read(chosen, logits)
+            places = _places(chosen)
+            after, logits = self._forward(chosen, state, [above[i] for i in chunk], places, keep)
+            self._read(chosen, places, logits)
             below = [(child, number) for number, row in enumerate(chosen) for child in row.children]
             if below:
                 self.run([child for child, _ in below], after, [number for _, number in below])
@@ -230,9 +231,9 @@ class _Runner:
             yield chunk
 
     def _forward(
-        self, rows: list[Row], state: _State | None, above: list[int], keep: bool
+        self, rows: list[Row], state: _State | None, above: list[int], places: list[tuple[int, int]], keep: bool
     ) -> tuple[_State | None, torch.Tensor]:
-        """One forward pass; gives the state after it, if `keep`, and the logits (`_places` of the rows, vocabulary)."""
+        """One forward pass; gives the state after it, if `keep`, and the logits (places, vocabulary)."""
         width = max(map(len, rows))
         ids = torch.zeros(len(rows), width, dtype=torch.long)
         depths, mask = torch.zeros_like(ids), torch.zeros_like(ids)
@@ -251,7 +252,6 @@ class _Runner:
             cache, before = select_rows(state.cache, picked), state.lengths[picked, None]
             whole = torch.cat([state.mask[picked], mask], dim=1)
         seen = whole if all(row.visible is None for row in rows) else self._block_mask(rows, starts, whole, width)
-        places = _places(rows)
         columns = torch.tensor([starts[number] + column for number, column in places] or [width - 1])
         kept, columns = columns.unique(return_inverse=True)
         keywords: dict[str, Any] = {"logits_to_keep": kept.to(self.device)} if self.some_only else {}
@@ -274,14 +274,10 @@ class _Runner:
             inner = np.tri(len(row), dtype=bool) if row.visible is None else row.visible
             visible[number, start : start + len(row), start : start + len(row)] = torch.from_numpy(inner)
         past = whole[:, None, :-width].bool().expand(-1, width, -1)
-        mask = torch.cat([past, visible.to(self.device)], dim=2)[:, None]
-        if self.additive is None:
-            return mask
-        zeros = torch.zeros(mask.shape, dtype=self.additive, device=self.device)
-        return zeros.masked_fill_(~mask, torch.finfo(self.additive).min)
+        return mask_of(torch.cat([past, visible.to(self.device)], dim=2)[:, None], self.additive)
 
-    def _read(self, rows: list[Row], logits: torch.Tensor) -> None:
-        number_of = {place: i for i, place in enumerate(_places(rows))}
+    def _read(self, rows: list[Row], places: list[tuple[int, int]], logits: torch.Tensor) -> None:
+        number_of = {place: i for i, place in enumerate(places)}
         reads = [(number_of[i, column], *read) for i, row in enumerate(rows) for column, *read in row.reads]
         if not reads:
             return

@@ -26,6 +26,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from seewhere.models import micro_language_start
 from seewhere.models.micro_language_start import LARGEST_NUMBER, ROPE_THETA, forms
+from seewhere.packing import mask_of
 from seewhere.world.lessons import SET_PHRASES, Lesson
 
 PAD, USER, ASSISTANT, END = "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"
@@ -184,15 +185,13 @@ def collate(
     segments = padded("segments", -1, torch.long)
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     same = segments[:, :, None] == segments[:, None, :]
-    mask = ((same | (segments[:, None, :] == 0)) & causal)[:, None]
-    if additive is not None:
-        mask = torch.zeros(mask.shape, dtype=additive).masked_fill_(~mask, torch.finfo(additive).min)
+    visible = ((same | (segments[:, None, :] == 0)) & causal)[:, None]
     return {
         "input_ids": padded("tokens", pad, torch.long),
         "position_ids": padded("positions", 0, torch.long),
         "segments": segments,
         "answers": padded("answers", 0, torch.bool),
-        "attention_mask": mask,
+        "attention_mask": mask_of(visible, additive),
     }
 
 

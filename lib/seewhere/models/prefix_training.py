@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from seewhere.models.shared_attention import NAME, PackedQuestions
-from seewhere.packing import IGNORED, Questions
+from seewhere.packing import IGNORED, Questions, mask_of
 from seewhere.training import answer_loss
 
 
@@ -61,20 +61,16 @@ def question_inputs(model: Any, prefix: torch.Tensor, questions: Questions) -> d
         # A mask of four dimensions is handed on as it is; this one keeps transformers from making its own.
         inputs["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=prefix.device)
     elif kind in ("eager", "sdpa"):
-        inputs["attention_mask"] = _block_mask(start, count, width, words if kind == "eager" else None, prefix.device)
+        inputs["attention_mask"] = mask_of(
+            _block_mask(start, count, width, prefix.device), words.dtype if kind == "eager" else None
+        )
     else:
         raise ValueError(f"{kind} attention takes no block mask; load the model with attn_implementation='sdpa'")
     return inputs
 
 
-def _block_mask(
-    start: int, count: int, width: int, additive: torch.Tensor | None, device: torch.device
-) -> torch.Tensor:
-    """Which tokens see which, (1, 1, L, L): bool, or of `additive`'s number format to be added to scores."""
+def _block_mask(start: int, count: int, width: int, device: torch.device) -> torch.Tensor:
+    """Which tokens see which, (1, 1, L, L) bool."""
     blocks = torch.arange(count, device=device).repeat_interleave(width)
     block = torch.cat([torch.full((start,), -1, device=device), blocks])
-    mask = ((block[:, None] == block) | (block == -1)).tril()[None, None]
-    if additive is None:
-        return mask
-    lowest = torch.finfo(additive.dtype).min
-    return torch.zeros(mask.shape, dtype=additive.dtype, device=device).masked_fill_(~mask, lowest)
+    return ((block[:, None] == block) | (block == -1)).tril()[None, None]

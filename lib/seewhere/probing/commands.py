@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     from seewhere.probing.arms import facts_of, load_arm, save_arm
     from seewhere.probing.protocols import TrainableResampler
     from seewhere.probing.settings import kind_of, settings_of, sizes_of, space_of
-    from seewhere.probing.tasks import load_task, with_train_of
+    from seewhere.probing.tasks import load_task, with_larger_train
     from seewhere.probing.training import predict
     from seewhere.world.export import build
 
@@ -94,8 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.root:
             raise ValueError("--train-world is another build of the world; with --root its size is that folder's")
         with accelerator.main_process_first():
-            more = build(None, larger, progress=progress)
-        task = with_train_of(replace(task, larger=larger), more, data, preset.unfrozen_examples or None)
+            task = with_larger_train(replace(task, larger=larger), preset, data, progress)
     model = load_probed(arguments.resampler, bf16=arguments.bf16)
     changes = {n: getattr(arguments, n) for n in ("epochs", "learning_rate", "optimizer")}
     settings = settings_of(preset, arguments.task, kind_of(model.name), arguments.arm, layers=arguments.layers)

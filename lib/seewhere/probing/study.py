@@ -29,10 +29,9 @@ from seewhere.probing.names import DATA, FROZEN, SHIPPED, UNFROZEN, folder_of
 from seewhere.probing.protocols import EncodedResampler, Resampler, TrainableResampler
 from seewhere.probing.settings import kind_of, settings_of, sizes_of, space_of
 from seewhere.probing.sources import FrozenTokens, TrainedTokens
-from seewhere.probing.tasks import SPLITS, Task, data_hash, examples_hash, load_task, with_train_of
+from seewhere.probing.tasks import SPLITS, Task, data_hash, examples_hash, load_task, with_larger_train
 from seewhere.probing.training import Fitted, ProbeSettings, fit, predict
 from seewhere.probing.verdicts import Origin
-from seewhere.world.export import build
 
 NO_ROWS = {"task": str, "resampler": str, "arm": str, "seed": int, "layer": str, "probe_layers": int, "correct": bool}
 
@@ -193,7 +192,7 @@ class Study:
         if not whole:
             settings = settings.changed(epochs=self.settings.live_unfrozen_epochs)
         elif data.larger:
-            data = with_train_of(data, build(None, data.larger), DATA[task], self.settings.unfrozen_examples or None)
+            data = with_larger_train(data, self.settings, DATA[task])
         sources = experiments.unfrozen_sources(data, model)
         place = state_folder(data, model, settings)
         fitted = fit(

@@ -27,6 +27,8 @@ from seewhere.datasets.coco import read_annotations
 from seewhere.datasets.refer import find_folder
 from seewhere.probing import rcm as region_cells
 from seewhere.records import DataError, Expression
+from seewhere.world.export import build, dense_statements
+from seewhere.world.statements_export import DENSE
 
 Kind = Literal["box", "binary"]
 TASKS: dict[str, Kind] = {"rec": "box", "vsr": "binary", "rcm": "binary"}
@@ -110,33 +112,63 @@ def load_task(
     if name not in TASKS:
         raise DataError(f"unknown task {name!r}; expected one of {', '.join(TASKS)}.")
     wanted = dict.fromkeys(SPLITS) | dict(sizes or {})
-    files = {"train": "train", "validation": "val", "test": "test"}
-    if name == "vsr":
-        sets = {split: load_vsr(data, files[split], root, images).on_disk() for split in SPLITS}
-        splits = {split: _draw(statement_examples(sets[split]), wanted[split], seed) for split in SPLITS}
-    else:
-        supers = super_categories(data, root)
-        read = {split: _on_disk(load(data, files[split], root, images=images)) for split in SPLITS}
-        if name == "rec":
-            splits = {s: _draw(box_examples(read[s].expressions, supers), wanted[s], seed) for s in SPLITS}
-        else:
-            splits = {s: cell_examples(read[s].expressions, supers, wanted[s], seed) for s in SPLITS}
-    for split, found in splits.items():
-        if not found:
-            raise DataError(f"{name} {data}: the split {split} has no example whose picture is on disk below {root}.")
+    splits = {split: _examples(name, root, data, split, wanted[split], seed, images) for split in SPLITS}
     return Task(name, TASKS[name], f"vsr-{data}" if name == "vsr" else data, splits)
 
 
-def with_train_of(task: Task, root: Path | str, data: str, size: int | None = None, seed: int = 0) -> Task:
+def _examples(
+    name: str, root: Path | str, data: str, split: str, size: int | None, seed: int, images: Path | str | None
+) -> list[Example]:
+    """Return the examples of one split, see `load_task`."""
+    file = {"validation": "val"}.get(split, split)
+    if name == "vsr":
+        found = _draw(statement_examples(load_vsr(data, file, root, images).on_disk()), size, seed)
+    else:
+        supers = super_categories(data, root)
+        expressions = _on_disk(load(data, file, root, images=images)).expressions
+        if name == "rec":
+            found = _draw(box_examples(expressions, supers), size, seed)
+        else:
+            found = cell_examples(expressions, supers, size, seed)
+    if not found:
+        raise DataError(f"{name} {data}: the split {split} has no example whose picture is on disk below {root}.")
+    return found
+
+
+def with_train_of(
+    task: Task,
+    root: Path | str,
+    data: str,
+    size: int | None = None,
+    seed: int = 0,
+    images: Path | str | None = None,
+) -> Task:
     """Return the task with the training examples of another, larger build of its data; the other splits stay.
 
     Args:
         task: as `load_task` gave it.
-        root, data, size, seed: as for `load_task`; of the larger build. Scenes of the world never change their split,
-            whatever the size of the build, so nothing that is tested on is trained on.
+        root, data, size, seed, images: as for `load_task`; of the larger build. Scenes of the world never change their
+            split, whatever the size of the build, so nothing that is tested on is trained on.
     """
-    larger = load_task(task.name, root, data, {"train": size, "validation": 1, "test": 1}, seed)
-    return replace(task, splits={**task.splits, "train": larger.splits["train"]})
+    examples = _examples(task.name, root, data, "train", size, seed, images)
+    return replace(task, splits={**task.splits, "train": examples})
+
+
+def with_larger_train(task: Task, preset: Mapping[str, Any], data: str, progress: bool = True) -> Task:
+    """Return the task with all that unfrozen arms read of the build that it names as `larger`, which is made if needed.
+
+    Args:
+        task: of the world.
+        preset: of notebook 01: ``unfrozen_examples`` bounds the examples of rec and rcm (0: all). Of statements there
+            are ``unfrozen_statements`` a picture, instead of the few of a benchmark's size (0: those).
+        data: as for `load_task`.
+        progress: show bars.
+    """
+    root, size = build(None, task.larger, progress=progress), preset["unfrozen_examples"] or None
+    if task.name != "vsr" or not preset["unfrozen_statements"]:
+        return with_train_of(task, root, data, size)
+    dense = dense_statements(task.larger, preset["unfrozen_statements"], progress=progress)
+    return with_train_of(task, dense, DENSE, images=root / "images")
 
 
 def _on_disk(dataset: ReferringDataset) -> ReferringDataset:

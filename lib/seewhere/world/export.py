@@ -105,6 +105,22 @@ def build(
     return target
 
 
+def dense_statements(preset: str, aim: int, workers: int | None = None, progress: bool = True) -> Path:
+    """Write many statements about every train picture of a build of the usual place; see `ensure_dense`.
+
+    Args:
+        preset: of the build, which is made first if it is not there.
+        aim: statements per scene.
+        workers, progress: as for `build`.
+
+    Returns:
+        The folder of the statements.
+    """
+    root = build(None, preset, workers, progress)
+    scenes = _scale(preset).train
+    return statements_export.ensure_dense(root, scenes, aim, load_sprites(), workers or _cores(), progress)
+
+
 def _scale(preset: str) -> Scale:
     if preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r} of the world; expected one of {', '.join(PRESETS)}")

@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 STATEMENTS_VERSION = "1"
 """Raised whenever the same scenes would give other statements."""
 
-PER_SCENE = 6
-"""Statements per scene at most."""
 AIM = 4
-"""Statements per scene that are aimed at over a whole split."""
+"""Statements per scene that are aimed at over a whole split; no scene has more than half as many again."""
 _OFFERED = 2  # true ones and false ones of a relation that a scene offers for choice
 
 # Relations that are not said with "is".
@@ -126,7 +124,7 @@ def _nameable(scene: Scene) -> dict[int, tuple[str, Program]]:
 # -- choosing --------------------------------------------------------------------------------------------------------
 
 
-def balanced(offered: Iterable[Statement], scenes: int, seed: int = 0) -> list[Statement]:
+def balanced(offered: Iterable[Statement], scenes: int, seed: int = 0, aim: int = AIM) -> list[Statement]:
     """Choose from what the scenes of a split offer, so that little can be guessed without the picture.
 
     Every relation comes out exactly as often true as false; together with its subject's or its object's category the
@@ -136,6 +134,7 @@ def balanced(offered: Iterable[Statement], scenes: int, seed: int = 0) -> list[S
         offered: of `candidates`, all scenes of the split.
         scenes: number of scenes of the split.
         seed: of the order in which they are considered.
+        aim: statements per scene. Far more than `AIM` come out fewer: the rare relations are used up.
 
     Returns:
         The chosen ones by image id, then relation.
@@ -143,10 +142,10 @@ def balanced(offered: Iterable[Statement], scenes: int, seed: int = 0) -> list[S
     by_relation: dict[str, list[Statement]] = defaultdict(list)
     for item in offered:
         by_relation[item.relation].append(item)
-    chooser = _Chooser(Random(f"balance {STATEMENTS_VERSION} {seed}"))
+    chooser = _Chooser(Random(f"balance {STATEMENTS_VERSION} {seed}"), aim + aim // 2)
     # The rarest first: scenes take only so many statements, and the common ones find room elsewhere.
     for relation in sorted(by_relation, key=lambda name: (len(by_relation[name]), name)):
-        share = AIM * scenes / len(RELATIONS) / len(RELATIONS[CATEGORY_OF[relation]])
+        share = aim * scenes / len(RELATIONS) / len(RELATIONS[CATEGORY_OF[relation]])
         chooser.choose(by_relation[relation], round(share / 2))
     order = {name: place for place, name in enumerate(MEANING)}
     return sorted(chooser.chosen, key=lambda s: (s.image_id, order[s.relation], s.text))
@@ -155,8 +154,8 @@ def balanced(offered: Iterable[Statement], scenes: int, seed: int = 0) -> list[S
 class _Chooser:
     """Takes statements such that no noun tilts its relation one way, and no scene has too many of them."""
 
-    def __init__(self, random: Random) -> None:
-        self.random = random
+    def __init__(self, random: Random, most: int) -> None:
+        self.random, self.most = random, most
         self.chosen: list[Statement] = []
         self.in_scene: Counter[int] = Counter()
 
@@ -177,7 +176,7 @@ class _Chooser:
 
     def _take(self, item: Statement, taken: Mapping[bool, list[Statement]], tilt: Counter, pairs: int) -> bool:
         sign = 1 if item.label else -1
-        if len(taken[item.label]) >= pairs or self.in_scene[item.image_id] >= PER_SCENE:
+        if len(taken[item.label]) >= pairs or self.in_scene[item.image_id] >= self.most:
             return False
         if max(sign * tilt[key] for key in _keys(item)) > 0:
             return False

@@ -5,6 +5,7 @@ Layout::
     vsr/manifest.json                          version, counts, SHA-256 of every file
     vsr/random/<train|dev|test|novel>.jsonl    over the pictures of the splits train, val, test, novel
     vsr/zeroshot/<train|dev|test>.jsonl        the same pictures; no category is in two of the three
+    vsr-dense/dense/train.jsonl                on demand: many more statements about each of the train pictures
 
 They depend on the scenes alone, not on their pictures, so a build that was made without them gets them afterwards, and
 nothing else of it changes.
@@ -29,6 +30,8 @@ from seewhere.world.statements import STATEMENTS_VERSION, Statement, balanced, c
 FOLDER = "vsr"
 FILES = {"train": "train", "val": "dev", "test": "test", "novel": "novel"}
 """Split of the world -> name of VSR's file."""
+DENSE = "dense"
+"""Name of the partition that `ensure_dense` writes."""
 SHARES = {"train": 0.55, "val": 0.15, "test": 0.30}
 """Share of the categories that each split of the zero-shot partition may speak of."""
 _SCENES_PER_TASK = 200
@@ -69,13 +72,43 @@ def write(folder: Path, scenes: Mapping[str, int], sprites: SpriteSet, workers: 
             parts["zeroshot"] = [s for s in offered[split] if groups[split].issuperset(s.nouns)]
         for partition, statements in parts.items():
             chosen = balanced(statements, count, seed=list(FILES).index(split))
-            path = folder / partition / f"{FILES[split]}.jsonl"
-            lines = [json.dumps(record(s, f"{s.image_id:012d}.jpg"), ensure_ascii=False) for s in chosen]
-            storage.atomic_write_text(path, "".join(line + "\n" for line in lines))
+            path = _write_lines(folder / partition / f"{FILES[split]}.jsonl", chosen)
             counts[partition][FILES[split]] = len(chosen)
             hashes[path.relative_to(folder).as_posix()] = storage.hash_file(path)
     content: dict[str, Any] = {"version": STATEMENTS_VERSION, "counts": counts, "hashes": hashes}
     storage.atomic_write_json(folder / "manifest.json", content)
+
+
+def ensure_dense(root: Path, scenes: int, aim: int, sprites: SpriteSet, workers: int, progress: bool = True) -> Path:
+    """Write many statements about every train picture of a build, unless they are there already.
+
+    A picture settles far more statements than a benchmark needs. A model of a few million weights that is trained on
+    few of them learns these by heart, and the relations only from many.
+
+    Args:
+        root: folder of the build.
+        scenes: number of its train scenes.
+        aim: statements per scene, see `statements.balanced`.
+        sprites, workers, progress: as for `ensure`.
+
+    Returns:
+        The folder of the statements, for `load_vsr`; their partition is `DENSE`.
+    """
+    target = root / f"{FOLDER}-{DENSE}"
+    manifest, wanted = target / "manifest.json", {"version": STATEMENTS_VERSION, "aim": aim, "scenes": scenes}
+    if manifest.is_file() and wanted.items() <= storage.read_json(manifest).items():
+        return target
+    with storage.atomic_directory(target, overwrite=target.exists()) as folder:
+        chosen = balanced(_offer({"train": scenes}, sprites, workers, progress)["train"], scenes, aim=aim)
+        path = _write_lines(folder / DENSE / "train.jsonl", chosen)
+        about = {**wanted, "count": len(chosen), "sha256": storage.hash_file(path)}
+        storage.atomic_write_json(folder / "manifest.json", about)
+    return target
+
+
+def _write_lines(path: Path, statements: Sequence[Statement]) -> Path:
+    lines = [json.dumps(record(s, f"{s.image_id:012d}.jpg"), ensure_ascii=False) for s in statements]
+    return storage.atomic_write_text(path, "".join(line + "\n" for line in lines))
 
 
 def concept_groups(sprites: SpriteSet) -> dict[str, set[str]]:
