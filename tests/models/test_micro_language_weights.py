@@ -27,11 +27,11 @@ def share_right(model: HubLanguageModel) -> float:
     return float(np.mean([int(np.argmax(p)) == int(e.answer) for p, e in zip(chosen, asked, strict=True)]))
 
 
-@pytest.mark.parametrize("file", ["micro-lm/model.safetensors", "llm-wrapper-micro/adapter_model.safetensors"])
+@pytest.mark.parametrize("file", ["micro-lm/few_bits.safetensors", "llm-wrapper-micro/adapter_model.safetensors"])
 def test_the_card_is_about_these_weights(file: str) -> None:
     path = MICRO_FOLDER.parent / file
     assert storage.hash_file(path) in (path.parent / "README.md").read_text()
-    assert path.stat().st_size < (6_000_000 if "micro-lm" in file else 1_500_000)
+    assert path.stat().st_size < (3_000_000 if "micro-lm" in file else 1_500_000)
 
 
 def test_the_zero_shot_model_chooses_far_better_than_chance() -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from seewhere.models import micro_vlm, micro_vlm_start, micro_vlm_weights
+from seewhere.models.language_model import source_of
 from seewhere.models.micro_clip import MicroClip, build_model
 from seewhere.models.micro_text import world_tokenizer
 from seewhere.models.minigpt import MiniGPT
@@ -28,7 +29,7 @@ def model() -> MiniGPT:
 
 @pytest.fixture(scope="module")
 def room() -> micro_vlm_start.Room:
-    base = AutoModelForCausalLM.from_pretrained(micro_vlm_weights.WEIGHTS / "micro-lm", dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(source_of("micro"), dtype=torch.float32)
     return micro_vlm_start.Room.of(base.get_input_embeddings().weight.detach(), 8)
 
 

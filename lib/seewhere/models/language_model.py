@@ -21,6 +21,7 @@ from seewhere.models import choose as engine
 from seewhere.models import provenance
 from seewhere.models.adapters import WEIGHTS, adapter_source, add_adapter, four_bit_settings
 from seewhere.models.endpoint import EndpointLanguageModel
+from seewhere.models.packed_folders import plain
 from seewhere.models.protocols import LanguageModel, Message
 from seewhere.models.smollm2 import smollm2_folder
 
@@ -68,7 +69,7 @@ def source_of(name: str) -> str | Path:
         return name
     if not MICRO_FOLDER.is_dir():
         raise ValueError(f"the micro language model is expected in {MICRO_FOLDER}, which does not exist")
-    return MICRO_FOLDER
+    return plain(MICRO_FOLDER)
 
 
 def resolve_device(device: str | None = None, dtype: str | None = None) -> tuple[torch.device, torch.dtype, str]:

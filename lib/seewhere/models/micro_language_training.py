@@ -21,7 +21,7 @@ import torch
 from tqdm.auto import tqdm
 
 from seewhere import storage
-from seewhere.models import micro_language
+from seewhere.models import micro_language, packed_folders
 from seewhere.world.lessons import DRILLS, REFERRING_SKILLS, Lesson, make_lesson, smaller_scene
 from seewhere.world.scenes import sample_scene
 from seewhere.world.sprites import SpriteSet, load_sprites
@@ -239,6 +239,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--steps", type=int, default=Recipe().steps, help="may be changed when a run goes on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bf16", action="store_true", help="mixed precision")
+    parser.add_argument("--few-bits", action="store_true", help="write packed/ too: seven bits a number, as shipped")
     parser.set_defaults(handler=main)
 
 
@@ -250,5 +251,7 @@ def main(arguments: argparse.Namespace) -> int:
     target = arguments.out / "model"
     with storage.atomic_directory(target, overwrite=True) as work:
         micro_language.save(training.model, training.tokenizer, Path(work))
+    if arguments.few_bits:
+        packed_folders.pack(target, arguments.out / "packed")
     print(f"step {training.step}, lists of up to {STAGES[training.stage]} boxes; the model is in {target}")
     return 0

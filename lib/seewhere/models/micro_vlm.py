@@ -30,6 +30,7 @@ from seewhere.models import micro_vlm_start
 from seewhere.models.micro_clip import MicroClip, shipped_folder
 from seewhere.models.micro_language_start import value_features
 from seewhere.models.minigpt import MiniGPT, micro_minigpt
+from seewhere.models.packed_folders import plain
 from seewhere.models.world_pairs import pixels_of
 
 LANGUAGE = "micro-lm"
@@ -92,7 +93,7 @@ def build(clip: MicroClip, pictures: np.ndarray, seed: int = 0, language: str = 
         language: name or folder of a micro language model.
     """
     tokenizer = extended_tokenizer(language)
-    folder = shipped_folder(language, "seewhere train language --out FOLDER")
+    folder = plain(shipped_folder(language, "seewhere train language --out FOLDER"))
     base: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
