@@ -97,6 +97,25 @@ def test_all_arms_are_trained_once_and_shipped_with_a_card(place, small_study, t
     assert (target / "README.md").read_text() == card
 
 
+def test_an_arm_may_begin_where_another_ended(place, tmp_path, capsys):
+    assert main(["train", "probe", *words(place, tmp_path / "first", "unfrozen")]) == 0
+    first = str(tmp_path / "first" / "arm")
+    later = [*words(place, tmp_path / "later", "unfrozen", "--start-arm", first), "--task", "rcm", "--epochs", "1"]
+    assert main(["train", "probe", *later]) == 0
+    model = load_probed(place / "tiny")
+    (_, begun, _), (_, ended, about) = (load_arm(tmp_path / name / "arm", model) for name in ("first", "later"))
+    assert about["task"] == "rcm" and about["start_task"] == "vsr" and about["started_from"] == model.weights_hash
+
+    def distance(one, other):
+        pairs = zip(one.module.parameters(), other.module.parameters(), strict=True)
+        return sum(float((a - b).square().sum().detach()) for a, b in pairs)
+
+    assert 0 < distance(ended, begun) < distance(ended, model)
+    capsys.readouterr()
+    assert main(["train", "probe", *words(place, tmp_path / "frozen", "frozen", "--start-arm", first)]) == 2
+    assert "--start-arm is for the unfrozen arm" in capsys.readouterr().err
+
+
 def test_search_first(place, tmp_path):
     assert main(["train", "probe", *words(place, tmp_path, "frozen", "--search")]) == 0
     assert len(pd.read_csv(tmp_path / "trials.csv")) == 2

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from seewhere import presets, storage
 from seewhere.probing import arms, experiments, study, tasks, training, verdicts
 from seewhere.world import export
@@ -142,6 +143,22 @@ def test_arms_on_statements_may_read_many_about_each_picture(main):
     assert {e.image_id for e in few.splits["train"]} <= {e.image_id for e in dense.splits["train"]}
     assert dense.splits["test"] == small.splits["test"] and dense.larger == "smoke"
     assert all(e.picture.path.is_file() for e in dense.splits["train"])
+
+
+def test_a_training_may_begin_with_the_arm_of_another_task(main):
+    main.settings = presets.with_changes(main.settings, unfrozen="train")
+    main.seeds, base = [0], main.models["tiny"]
+    ship(main, 0)  # one that began with the resampler as it is
+    main.tasks = {**main.tasks, "vsr": replace(main.tasks["vsr"], start="rec")}
+    assert shipped(main) == (None, "its training began with the resampler as it is")
+    begun = main._begin("vsr", base, 0)
+    assert begun.weights_hash != base.weights_hash
+    boxes = dict(main.trained["rec", "tiny", 0][1].module.named_parameters())
+    before = dict(base.module.named_parameters())
+    assert all(torch.equal(value, boxes[name]) for name, value in begun.module.named_parameters())
+    assert any(not torch.equal(value, before[name]) for name, value in begun.module.named_parameters())
+    main.unfrozen(["tiny"], ["vsr"])
+    assert main.origins["vsr tiny 0"].endswith("after those of rec") and " after " not in main.origins["rec tiny 0"]
 
 
 def test_a_target_that_differs_makes_other_examples(main):

@@ -9,6 +9,7 @@ change of each matrix in a few levels, see `seewhere.probing.compact`.
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from seewhere import storage
 from seewhere.models import few_bits
@@ -80,6 +81,7 @@ def facts_of(task: Task) -> dict[str, Any]:
         "task": task.name,
         "source": task.source,
         "train_world": task.larger,
+        "start_task": task.start,
         "train_examples": len(task.splits["train"]),
         "train_hash": examples_hash(task.splits["train"]),
         "validation_hash": examples_hash(task.splits["validation"]),
@@ -99,6 +101,8 @@ def misfit(folder: Path | str, task: Task, model: Resampler, settings: ProbeSett
     for name in ("task", "source"):
         if about.get(name) != facts[name]:
             return f"it is of {about.get(name)}"
+    if about.get("start_task", "") != task.start:
+        return f"its training began with {about.get('start_task') or 'the resampler as it is'}"
     seen = "validation_hash" if task.larger else "train_hash"
     if any(about.get(name) != facts[name] for name in ("train_world", seen)):
         return "it was trained on other examples"
@@ -149,6 +153,14 @@ def load_arm(folder: Path | str, model: Resampler) -> tuple[Probe, Resampler, di
     # Its tokens are no longer those of the weights it started from: caches must not mix them up.
     own.weights_hash = storage.hash_file(place / WEIGHTS)
     return probe.eval(), own, about
+
+
+def parameters_hash(module: nn.Module) -> str:
+    """Return the SHA-256 of all parameters of a module: other values, another hash."""
+    digest = hashlib.sha256()
+    for name, value in module.named_parameters():
+        digest.update(name.encode() + value.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _part(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:

@@ -44,6 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, help="folder of the data set (default: the world of the preset)")
     help_of_more = "train on this build of the world, test on the preset's (default: what the preset says for the arm)"
     parser.add_argument("--train-world", choices=sorted(PRESETS), help=help_of_more)
+    help_of_start = "unfrozen only: begin with the resampler of this trained arm (a folder) instead of as it is"
+    parser.add_argument("--start-arm", type=Path, help=help_of_start)
     parser.add_argument("--data", help="rec, rcm: worldg, refcocog, ...; vsr: random or zeroshot")
     parser.add_argument("--images", type=Path, help="folder of the images, if they are not in a usual place")
     parser.add_argument("--layer", help="frozen only: which layer's tokens (default: the last)")
@@ -80,6 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError("--few-bits is for the unfrozen arm; the frozen one leaves the resampler as it is")
     if arguments.layer is not None and not frozen:
         raise ValueError("--layer is for the frozen arm; the unfrozen one is probed after the last layer")
+    if arguments.start_arm and frozen:
+        raise ValueError("--start-arm is for the unfrozen arm; a frozen resampler is probed as it is")
     accelerator = Accelerator()  # first of all: it tells each process its device
     if arguments.search and accelerator.num_processes > 1:
         raise ValueError("--search runs on one process; launch the training with the settings that it finds")
@@ -96,12 +100,16 @@ def run(arguments: argparse.Namespace) -> int:
         with accelerator.main_process_first():
             task = with_larger_train(replace(task, larger=larger), preset, data, progress)
     model = load_probed(arguments.resampler, bf16=arguments.bf16)
+    begun: Any = model
+    if arguments.start_arm:
+        _, begun, about = load_arm(arguments.start_arm, model)
+        task = replace(task, start=about["task"])
     changes = {n: getattr(arguments, n) for n in ("epochs", "learning_rate", "optimizer")}
     settings = settings_of(preset, arguments.task, kind_of(model.name), arguments.arm, layers=arguments.layers)
     settings = settings.changed(**{name: value for name, value in changes.items() if value is not None})
     if arguments.search:
         found = experiments.search_arm(
-            task, model, space_of(preset, arguments.task), settings, arm=arguments.arm, layer=arguments.layer,
+            task, begun, space_of(preset, arguments.task), settings, arm=arguments.arm, layer=arguments.layer,
             trials=preset.search_trials, seed=arguments.seed,
         )  # fmt: skip
         settings = found.settings
@@ -110,7 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
         arm = experiments.frozen_arm(task, model, settings, (arguments.seed,), arguments.layer, progress=progress)
     else:
         folder = arguments.out / "state"
-        arm = experiments.unfrozen_arm(task, model, settings, (arguments.seed,), folder=folder, progress=progress)
+        arm = experiments.unfrozen_arm(task, begun, settings, (arguments.seed,), folder=folder, progress=progress)
     fitted, table = arm.fitted[arguments.seed], arm.table
     if not accelerator.is_main_process:
         return 0

@@ -34,7 +34,8 @@ def register(subparsers: Any) -> None:
 
 def jobs(preset: presets.Preset, tasks: Sequence[str] = TASKS) -> Iterator[tuple[str, str, str, int]]:
     """Yield (task, resampler, arm, seed) of every training: the unfrozen arms, and one frozen control for each."""
-    for task, resampler in product(tasks, preset.resamplers):
+    starts = preset.unfrozen_starts  # what begins with an arm of another task comes after it
+    for task, resampler in product(sorted(tasks, key=lambda name: name in starts), preset.resamplers):
         yield from ((task, resampler, UNFROZEN, seed) for seed in preset.seeds)
         yield task, resampler, FROZEN, preset.seeds[0]
 
@@ -65,9 +66,11 @@ def command_of(
 ) -> list[str]:
     """Return the words after ``seewhere train probe`` that make one training."""
     words = ["--task", task, "--resampler", resampler, "--arm", arm, "--seed", str(seed), "--preset", name]
+    start = preset.unfrozen_starts.get(task, "") if arm == UNFROZEN else ""
+    begin = ["--start-arm", str(folder_of(place.parent, start, resampler, arm, seed) / "arm")] if start else []
     larger = ["--train-world", preset.unfrozen_world] if preset.unfrozen_world else []
     flags = [name for name, on in (("--bf16", preset.bf16), ("--few-bits", arm == UNFROZEN)) if on]
-    return [*words, *larger, *flags, "--out", str(place)]
+    return [*words, *begin, *larger, *flags, "--out", str(place)]
 
 
 def ship(out: Path, preset: presets.Preset, tasks: Sequence[str] = TASKS, target: Path = SHIPPED) -> Path:
@@ -103,7 +106,7 @@ def read_runs(out: Path, wanted: Sequence[tuple[str, str, str, int]]) -> pd.Data
                 f"{place} is not finished: {SCORES} is missing. Go on with `seewhere train arms --out {out}`"
             )
         scores, settings = storage.read_json(place / SCORES), storage.read_json(place / "arm" / ABOUT)["settings"]
-        rows.append({**scores, "run": str(place), "epochs": settings["epochs"]})
+        rows.append({"start_task": "", **scores, "run": str(place), "epochs": settings["epochs"]})
     return pd.DataFrame(rows)
 
 
@@ -121,7 +124,7 @@ def card(rows: pd.DataFrame, megabytes: float, tested: str) -> str:
         first = trained.iloc[0]
         scores = ", ".join(f"{value:.3f}" for value in trained.test)
         lines.append(
-            f"| {task} | {resampler} | {first.train_examples:,} | {first.epochs} | {scores} "
+            f"| {task} | {resampler} | {first.start_task} | {first.train_examples:,} | {first.epochs} | {scores} "
             f"| {frozen.test.iloc[0]:.3f} |"
         )
     table = "\n".join(lines)
@@ -139,10 +142,11 @@ seed, with the probe and the change that training made to the resampler.
 
 Shares of the test examples that are right (rec: IoU > 0.5; chance is near 0. vsr, rcm: true or false, chance is 0.5),
 of the weights as they are stored. *frozen* is a linear probe on the frozen resampler that read the very same examples
-for the epochs of its own preset, first seed.
+for the epochs of its own preset, first seed. *after* names the task whose arm of the same seed a training began with;
+none: the resampler as it is.
 
-| task | resampler | train examples | epochs | unfrozen, by seed | frozen |
-| --- | --- | --- | --- | --- | --- |
+| task | resampler | after | train examples | epochs | unfrozen, by seed | frozen |
+| --- | --- | --- | --- | --- | --- | --- |
 {table}
 
 Every `arm.json` holds the whole course of its training. What only words pass through (embeddings and their own

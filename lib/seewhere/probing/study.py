@@ -6,6 +6,7 @@ are few and costly: those that ship with the package are loaded, others are trai
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -57,7 +58,8 @@ def load_tasks(
         root, data = vsr if name == "vsr" else referring
         place = images[1] if name == "vsr" else images[0]
         task = load_task(name, root or world, data or usual, sizes_of(settings), images=place or None)
-        found[name] = task if root else replace(task, larger=settings.unfrozen_world)
+        start = settings.unfrozen_starts.get(name, "")
+        found[name] = task if root else replace(task, larger=settings.unfrozen_world, start=start)
     return found
 
 
@@ -179,7 +181,8 @@ class Study:
 
     def live(self, task: str, model: str, epochs: int | None = None) -> Fitted:
         """Train the first seed's unfrozen arm for some epochs (None: ``live_unfrozen_epochs``), and return it."""
-        probed, seed = self.models[model], self.seeds[0]
+        seed = self.seeds[0]
+        probed = self._begin(task, self.models[model], seed)
         length = self.settings.live_unfrozen_epochs if epochs is None else epochs
         settings = self.probe_settings(task, probed, UNFROZEN, epochs=length, seed=seed)
         folder = state_folder(self.tasks[task], probed, settings)
@@ -193,17 +196,35 @@ class Study:
             settings = settings.changed(epochs=self.settings.live_unfrozen_epochs)
         elif data.larger:
             data = with_larger_train(data, self.settings, DATA[task])
-        sources = experiments.unfrozen_sources(data, model)
-        place = state_folder(data, model, settings)
+        begun = self._begin(task, model, seed)
+        sources = experiments.unfrozen_sources(data, begun)
+        place = state_folder(data, begun, settings)
         fitted = fit(
             sources["train"], data.targets("train"), sources["validation"], data.targets("validation"), settings,
             folder=folder_of(place, data.name, model.name, UNFROZEN, seed),
             description=f"{task}, {model.name} unfrozen, seed {seed}",
         )  # fmt: skip
-        reason = f" (the shipped arm is left out: {why})" if why else ""
+        reason = _after(data.start) + (f" (the shipped arm is left out: {why})" if why else "")
         self.origins[f"{task} {model.name} {seed}"] = f"trained here for {settings.epochs} epochs{reason}"
         self.histories[task, model.name, seed] = fitted.history
         return self._table(task, fitted.probe, sources["test"], model, seed).assign(taste=not whole)
+
+    def _begin(self, task: str, model: TrainableResampler, seed: int) -> TrainableResampler:
+        """Return what an unfrozen training begins with: the resampler, or its arm on the task that is to come first."""
+        start = self.tasks[task].start
+        if not start:
+            return model
+        settings = self.probe_settings(start, model, UNFROZEN, seed=seed)
+        folder, _ = shipped_arm(self.tasks[start], model, settings)
+        if folder is not None:
+            own = arms.load_arm(folder, model)[1]
+        else:
+            if (start, model.name, seed) not in self.trained:
+                self._train(start, model, settings, True, "")
+            own = copy.deepcopy(self.trained[start, model.name, seed][1])
+            own.weights_hash = arms.parameters_hash(own.module)
+        assert isinstance(own, TrainableResampler)
+        return own
 
     def _load(self, task: str, model: EncodedResampler, seed: int, folder: Path) -> pd.DataFrame:
         probe, own, about = arms.load_arm(folder, model)
@@ -211,6 +232,7 @@ class Study:
         assert isinstance(own, TrainableResampler)
         self.origins[f"{task} {model.name} {seed}"] = (
             f"shipped, {about['settings']['epochs']} epochs of {about['train_examples']} examples"
+            f"{_after(about.get('start_task', ''))}"
         )
         self.histories[task, model.name, seed] = pd.DataFrame(about["history"])
         return self._table(task, probe, experiments.tokens_of(own, examples), model, seed)
@@ -309,6 +331,10 @@ def shipped_arm(
         return None, ""
     why = arms.misfit(folder, task, model, settings)
     return (None, why) if why else (folder, "")
+
+
+def _after(start: str) -> str:
+    return f" after those of {start}" if start else ""
 
 
 def state_folder(task: Task, model: Resampler, settings: ProbeSettings) -> Path:

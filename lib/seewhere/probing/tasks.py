@@ -62,7 +62,8 @@ class Example:
 class Task:
     """A task with its three splits. `source` names the data set.
 
-    `larger` names the preset whose build of the world unfrozen arms learn from, where that is another one.
+    `larger` names the preset whose build of the world unfrozen arms learn from, where that is another one. `start`
+    names the task whose unfrozen arm of the same seed a training begins with; "" for the resampler as it is.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Task:
     source: str
     splits: dict[str, list[Example]]
     larger: str = ""
+    start: str = ""
 
     @property
     def outputs(self) -> int:
