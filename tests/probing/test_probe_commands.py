@@ -97,6 +97,17 @@ def test_all_arms_are_trained_once_and_shipped_with_a_card(place, small_study, t
     assert (target / "README.md").read_text() == card
 
 
+def test_arms_that_begin_with_another_come_after_it(small_study, tmp_path):
+    preset = presets.with_changes(small_study, unfrozen_starts={"vsr": "rcm"})
+    wanted = list(shipping.jobs(preset, ["vsr"]))
+    assert [task for task, *_ in wanted] == ["rcm"] * 3 + ["vsr"] * 3
+    for task, resampler, arm, seed in wanted:
+        line = shipping.command_of("smoke", preset, tmp_path / "run", task, resampler, arm, seed)
+        begins = [word for word in line if word.startswith(str(tmp_path)) and word.endswith("arm")]
+        assert len(begins) == (task == "vsr" and arm == "unfrozen")
+        assert all(f"rcm-{resampler.replace('/', '-')}-unfrozen-{seed}" in Path(word).parent.name for word in begins)
+
+
 def test_an_arm_may_begin_where_another_ended(place, tmp_path, capsys):
     assert main(["train", "probe", *words(place, tmp_path / "first", "unfrozen")]) == 0
     first = str(tmp_path / "first" / "arm")
@@ -110,7 +121,12 @@ def test_an_arm_may_begin_where_another_ended(place, tmp_path, capsys):
         pairs = zip(one.module.parameters(), other.module.parameters(), strict=True)
         return sum(float((a - b).square().sum().detach()) for a, b in pairs)
 
+    beside = next(place for place in (tmp_path / "later").iterdir() if place.name.startswith("vsr-"))
+    assert about["start_arm"]["name"] == beside.name
     assert 0 < distance(ended, begun) < distance(ended, model)
+    (beside / WEIGHTS).write_bytes(b"another")
+    with pytest.raises(ValueError, match="which is not in"):
+        load_arm(tmp_path / "later" / "arm", model)
     capsys.readouterr()
     assert main(["train", "probe", *words(place, tmp_path / "frozen", "frozen", "--start-arm", first)]) == 2
     assert "--start-arm is for the unfrozen arm" in capsys.readouterr().err

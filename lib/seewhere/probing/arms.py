@@ -3,13 +3,15 @@
 A folder holds ``model.safetensors`` and ``arm.json`` (task, settings, scores, the hash of the weights that training
 began from, and that of the examples it read). The weights are the probe, and the parameters of the resampler that
 training changed, in half precision; what was frozen is not repeated. In few bits, the probe is stored in seven and the
-change of each matrix in a few levels, see `seewhere.probing.compact`.
+change of each matrix in a few levels, see `seewhere.probing.compact`. An arm whose training began with another arm
+holds its change from that one, which lies beside it under its own name.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +25,7 @@ from seewhere import storage
 from seewhere.models import few_bits
 from seewhere.probing import compact
 from seewhere.probing.heads import Probe
-from seewhere.probing.names import ABOUT, WEIGHTS
+from seewhere.probing.names import ABOUT, WEIGHTS, folder_of
 from seewhere.probing.protocols import Resampler, TrainableResampler
 from seewhere.probing.tasks import Task, examples_hash
 from seewhere.probing.training import Fitted, ProbeSettings
@@ -31,19 +33,28 @@ from seewhere.probing.training import Fitted, ProbeSettings
 MOMENTS = ("mean", "scale")  # of a probe that shifts and scales its input; else they are 0 and 1
 
 
-def save_arm(fitted: Fitted, folder: Path | str, model: Resampler, about: Mapping[str, Any], few: bool = False) -> Path:
+def save_arm(
+    fitted: Fitted,
+    folder: Path | str,
+    model: Resampler,
+    about: Mapping[str, Any],
+    few: bool = False,
+    start: Path | str | None = None,
+) -> Path:
     """Write a trained arm, whole or not at all, replacing an earlier one.
 
     Args:
         fitted: what `training.fit` returned.
         folder: where to.
-        model: the resampler that training began from.
+        model: the resampler that training began from; with `start`, the one that the other arm's training began from.
         about: task ("rec", "vsr", "rcm"), data, scores and whatever else a reader should know.
         few: in few bits, to ship. Rounding changes what it answers a little: score it as `load_arm` gives it back.
+        start: folder of the arm whose resampler training began with, if it did; it is copied beside `folder`.
     """
     probe = {k: v for k, v in fitted.probe.state_dict().items() if k not in MOMENTS or fitted.settings.standardise}
     tensors = {f"probe.{k}": v.cpu().contiguous() for k, v in probe.items()}
-    base = dict(model.module.named_parameters()) if isinstance(model, TrainableResampler) else {}
+    begun = model if start is None else load_arm(start, model)[1]
+    base = dict(begun.module.named_parameters()) if isinstance(begun, TrainableResampler) else {}
     for name, value in fitted.module.named_parameters():
         now, before = value.detach().cpu(), base[name].detach().cpu() if name in base else None
         # Heads of the pre-training that a probe never asks are as they were, and are found in the resampler.
@@ -57,6 +68,7 @@ def save_arm(fitted: Fitted, folder: Path | str, model: Resampler, about: Mappin
         **about,
         "resampler": model.name,
         "started_from": model.weights_hash,
+        **({} if start is None else {"start_arm": _bring(Path(start), Path(folder).parent)}),
         "settings": asdict(fitted.settings),
         "probe": {"outputs": fitted.probe.head.out_features, "inputs": fitted.probe.mean.numel()},
         "validation_score": fitted.score,
@@ -73,6 +85,25 @@ def save_arm(fitted: Fitted, folder: Path | str, model: Resampler, about: Mappin
         (work / WEIGHTS).chmod(0o644)
         storage.atomic_write_json(work / ABOUT, content)
     return target
+
+
+def name_of(about: Mapping[str, Any]) -> str:
+    """Return the name of the folder that an arm lies in where several lie together: task, resampler, seed."""
+    return folder_of(Path(), about["task"], about["resampler"], about["settings"]["seed"]).name
+
+
+def _bring(start: Path, place: Path) -> dict[str, str]:
+    """Copy an arm, and what it began with, below ``place`` under its own name; returns that name and its hash."""
+    earlier = start_of(start)
+    if earlier is not None:
+        _bring(earlier, place)
+    found = {"name": name_of(storage.read_json(start / ABOUT)), "sha256": storage.hash_file(start / WEIGHTS)}
+    target = place / found["name"]
+    if target.resolve() != start.resolve():
+        with storage.atomic_directory(target, overwrite=target.exists()) as work:
+            for file in (ABOUT, WEIGHTS):
+                shutil.copyfile(start / file, work / file)
+    return found
 
 
 def facts_of(task: Task) -> dict[str, Any]:
@@ -123,7 +154,8 @@ def load_arm(folder: Path | str, model: Resampler) -> tuple[Probe, Resampler, di
         ``arm.json`` says.
 
     Raises:
-        ValueError: the folder belongs to another resampler or other weights, or they do not fit.
+        ValueError: the folder belongs to another resampler or other weights, or they do not fit, or the arm that its
+            training began with is not beside it.
     """
     place = Path(folder)
     about = storage.read_json(place / ABOUT)
@@ -142,7 +174,9 @@ def load_arm(folder: Path | str, model: Resampler) -> tuple[Probe, Resampler, di
         return probe.eval(), model, about
     if not isinstance(model, TrainableResampler):
         raise ValueError(f"{place} holds trained weights of a resampler, and {model.name} has no module to put them in")
-    own = copy.deepcopy(model)
+    start = start_of(place)
+    own = copy.deepcopy(model if start is None else load_arm(start, model)[1])
+    assert isinstance(own, TrainableResampler)
     base = dict(own.module.named_parameters())
     unknown_changes = changes.keys() - base.keys()
     trained |= {name: base[name].detach().cpu() + change for name, change in changes.items() if name in base}
@@ -153,6 +187,24 @@ def load_arm(folder: Path | str, model: Resampler) -> tuple[Probe, Resampler, di
     # Its tokens are no longer those of the weights it started from: caches must not mix them up.
     own.weights_hash = storage.hash_file(place / WEIGHTS)
     return probe.eval(), own, about
+
+
+def start_of(folder: Path) -> Path | None:
+    """Return the folder of the arm that a saved arm's training began with; None for the resampler as it is.
+
+    Raises:
+        ValueError: it is not beside the arm, or another one is.
+    """
+    start = storage.read_json(folder / ABOUT).get("start_arm")
+    if start is None:
+        return None
+    beside = folder.parent / start["name"]
+    if not (beside / WEIGHTS).is_file() or storage.hash_file(beside / WEIGHTS) != start["sha256"]:
+        raise ValueError(
+            f"{folder} holds the change from the arm {start['name']} ({start['sha256'][:12]}), which is not in "
+            f"{folder.parent}. Put that one there, or train the arm again."
+        )
+    return beside
 
 
 def parameters_hash(module: nn.Module) -> str:

@@ -123,7 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not accelerator.is_main_process:
         return 0
     facts = {**facts_of(task), "resampler": model.name, "arm": arguments.arm, "seed": arguments.seed}
-    place = save_arm(fitted, arguments.out / "arm", model, facts, arguments.few_bits)
+    place = save_arm(fitted, arguments.out / "arm", model, facts, arguments.few_bits, arguments.start_arm)
     if arguments.few_bits:  # scores are of what is on the disk
         probe, own, _ = load_arm(place, model)
         assert isinstance(own, TrainableResampler)

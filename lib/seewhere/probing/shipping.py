@@ -35,7 +35,8 @@ def register(subparsers: Any) -> None:
 def jobs(preset: presets.Preset, tasks: Sequence[str] = TASKS) -> Iterator[tuple[str, str, str, int]]:
     """Yield (task, resampler, arm, seed) of every training: the unfrozen arms, and one frozen control for each."""
     starts = preset.unfrozen_starts  # what begins with an arm of another task comes after it
-    for task, resampler in product(sorted(tasks, key=lambda name: name in starts), preset.resamplers):
+    wanted = dict.fromkeys([*tasks, *(starts[task] for task in tasks if task in starts)])
+    for task, resampler in product(sorted(wanted, key=lambda name: name in starts), preset.resamplers):
         yield from ((task, resampler, UNFROZEN, seed) for seed in preset.seeds)
         yield task, resampler, FROZEN, preset.seeds[0]
 
@@ -78,7 +79,10 @@ def ship(out: Path, preset: presets.Preset, tasks: Sequence[str] = TASKS, target
 
     Raises:
         FileNotFoundError: a run that is not finished.
+        ValueError: a training began with another arm than the one that would ship beside it.
     """
+    from seewhere.probing.arms import start_of  # it imports torch
+
     rows = read_runs(out, list(jobs(preset, tasks)))
     with storage.atomic_directory(target, overwrite=target.exists()) as work:
         for row in rows[rows.arm == UNFROZEN].itertuples():
@@ -86,6 +90,8 @@ def ship(out: Path, preset: presets.Preset, tasks: Sequence[str] = TASKS, target
             shutil.copytree(Path(row.run) / "arm", place)
             for file in (place, place / WEIGHTS, place / ABOUT):
                 file.chmod(0o755 if file.is_dir() else 0o644)
+        for about in work.rglob(ABOUT):
+            start_of(about.parent)
         size = sum(file.stat().st_size for file in work.rglob(WEIGHTS)) / 1e6
         storage.atomic_write_text(work / "README.md", card(rows, size, preset.world_preset))
         (work / "README.md").chmod(0o644)
