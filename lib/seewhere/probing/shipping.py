@@ -143,7 +143,7 @@ seed, with the probe and the change that training made to the resampler.
 | --- | --- |
 | make them again | `seewhere train arms --tasks {tasks} --out FOLDER --ship` |
 | data | the train split of the world's `{read}` build; scores are of the `{tested}` one's test split |
-| form | the change of each matrix in two to three bits a number, from the resampler or the arm before; the rest in seven bits or fp16 |
+| form | the change of each matrix (from what training began with) in two to three bits a number, the rest in more |
 | size | {megabytes:.1f} MB |
 
 Shares of the test examples that are right (rec: IoU > 0.5; chance is near 0. vsr, rcm: true or false, chance is 0.5),
