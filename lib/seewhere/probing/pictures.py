@@ -208,10 +208,11 @@ def training_curves(histories: Mapping[tuple[str, str, int], pd.DataFrame], colu
         for axes, task in zip(grid[0], tasks, strict=True):
             for (own, name, _), history in histories.items():
                 if own == task:
-                    mark = "o" if len(history) < 8 else ""
                     ink = style.color(names.index(name))
-                    axes.plot(history.epoch, 100 * history[column], color=ink, marker=mark, markersize=4)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+                    axes.plot(history.epoch, 100 * history[column], color=ink, marker="o", markersize=3)
+            last = max(len(history) for (own, _, _), history in histories.items() if own == task)
+            axes.set_xlim(0.5, last + 0.5)  # a training of one epoch is one point, and its axis has one number
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axes.set(title=task, xlabel="epoch", ylabel="right on validation (%)" if task == tasks[0] else "")
         for number, name in enumerate(names):
             grid[0][-1].plot([], [], color=style.color(number), label=name)
