@@ -16,6 +16,7 @@ from seewhere.models import micro_vlm, micro_vlm_start
 from seewhere.models.micro_clip import shipped_folder
 from seewhere.models.micro_vlm_weights import FOLDER, PARTS, pack
 from seewhere.models.minigpt import SETTINGS_FILE, MiniGPT
+from seewhere.models.packed_folders import plain
 from seewhere.pixels import history, other_tasks
 from seewhere.pixels.commands import SHIPPED_STAGES, place_of
 from seewhere.pixels.reader import PixelReader
@@ -124,7 +125,7 @@ def _room(made: Mapping[str, Any]) -> micro_vlm_start.Room:
     """The directions that the first layers were wired along, which follow from the language model at the start."""
     from transformers import AutoModelForCausalLM
 
-    folder = shipped_folder(made["stage1"]["settings"]["language"], "seewhere train language --out FOLDER")
+    folder = plain(shipped_folder(made["stage1"]["settings"]["language"], "seewhere train language --out FOLDER"))
     base: Any = AutoModelForCausalLM.from_pretrained(folder)
     return micro_vlm_start.Room.of(base.get_input_embeddings().weight.detach().float(), round(micro_vlm.GRID**0.5))
 
