@@ -69,6 +69,38 @@ def test_files_are_readable_by_others_as_usual(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_private_files_of_others_become_readable(tmp_path):
+    from safetensors.numpy import save_file
+
+    file = tmp_path / "a.safetensors"
+    save_file({"a": np.zeros(3)}, file)
+    before = os.umask(0o027)
+    try:
+        storage.make_readable(file)
+    finally:
+        os.umask(before)
+    assert file.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_folder_is_made_once_and_a_failed_one_again(tmp_path):
+    made = []
+
+    def fail(folder):
+        (folder / "half").write_text("x")
+        raise OSError("disk full")
+
+    def fill(folder):
+        made.append(folder)
+        (folder / "whole").write_text("y")
+
+    target = tmp_path / "deep" / "folder"
+    with pytest.raises(OSError, match="disk full"):
+        storage.made_once(target, fail)
+    assert not target.exists()
+    assert storage.made_once(target, fill) == storage.made_once(target, fill) == target
+    assert len(made) == 1 and [f.name for f in target.iterdir()] == ["whole"]
+
+
 def test_broken_json_names_its_file(tmp_path):
     path = tmp_path / "broken.json"
     path.write_text('{"a": [1, 2')

@@ -13,7 +13,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -61,9 +61,18 @@ def atomic_write_bytes(path: Path | str, content: bytes) -> Path:
 
 
 def _file_mode(target: Path) -> int:
-    """The mode that an ordinary write would give: mkstemp makes private files, which others could not read."""
+    """The mode of what is replaced, or what an ordinary write would give: mkstemp makes private files."""
     with suppress(FileNotFoundError):
         return target.stat().st_mode & 0o777
+    return _ordinary_mode()
+
+
+def make_readable(path: Path | str) -> None:
+    """Give a file the mode of an ordinary write: safetensors makes private ones, and a cache may be shared."""
+    os.chmod(path, _ordinary_mode())
+
+
+def _ordinary_mode() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return 0o666 & ~mask
@@ -151,6 +160,25 @@ def atomic_directory(path: Path | str, overwrite: bool = False) -> Iterator[Path
         _put_in_place(partial, target, overwrite)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def made_once(target: Path | str, fill: Callable[[Path], None]) -> Path:
+    """Return a folder that is filled by the first who asks for it; others, also of other processes, wait.
+
+    Args:
+        target: the folder. What lies there already is taken as it is.
+        fill: writes the content into the empty folder it is given. Where it fails, nothing is left behind.
+    """
+    from filelock import FileLock
+
+    folder = Path(target)
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(folder.name + ".lock")):
+            if not folder.is_dir():
+                with atomic_directory(folder) as work:
+                    fill(work)
+    return folder
 
 
 def _aside(target: Path, kind: str) -> Path:

@@ -9,7 +9,7 @@ import pytest
 from seewhere.boxes import CELLS, cell_of, iou, to_xyxy
 from seewhere.datasets import load
 from seewhere.probing import rcm
-from seewhere.probing.tasks import data_hash, load_task, super_categories, unit_box
+from seewhere.probing.tasks import data_hash, load_task, super_categories, unit_box, with_fewer
 from seewhere.records import DataError, Expression, ImageRecord, Region
 from seewhere.world.export import build
 
@@ -137,6 +137,9 @@ def test_sizes_are_drawn_by_the_seed(world):
     first, second = (load_task("rec", world, "worldg", sizes, seed=s) for s in (0, 1))
     assert [len(first.splits[s]) for s in ("train", "test")] == [20, 10]
     assert data_hash(first.splits["train"]) != data_hash(second.splits["train"])
+    part = with_fewer(first, 5)
+    assert set(e.example_id for e in part.splits["train"]) < set(e.example_id for e in first.splits["train"])
+    assert len(part.splits["train"]) == 5 and part.splits["test"] == first.splits["test"]
     cells = load_task("rcm", world, "world", {"train": 36}).splits["train"]
     assert len(cells) == 36 and sum(e.target[0] for e in cells) == 18
 

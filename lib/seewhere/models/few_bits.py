@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from seewhere import storage
+
 GROUP, LEAST, LARGEST = 64, 32, 63
 FARTHEST = 127  # level that int8 holds; a row with an entry farther out gets wider levels
 KINDS = ("half", "whole", "scale", "shape")
@@ -100,6 +102,7 @@ def save_state(state: Mapping[str, Tensor], path: Path, steps: Mapping[str, floa
         stored = squeeze(tensor, step) | {"shape": torch.tensor(tensor.shape, dtype=torch.int32)}
         parts |= {f"{name}|{kind}": part.contiguous().clone() for kind, part in stored.items()}
     save_file(parts, path)
+    storage.make_readable(path)
 
 
 def load_state(path: Path) -> dict[str, Tensor]:

@@ -60,7 +60,7 @@ def save_adapter(model: Any, folder: str | Path, dtype: torch.dtype = torch.floa
             target / "adapter_model.safetensors",
             metadata={"format": "pt"},
         )
-        (target / "adapter_model.safetensors").chmod((target / "adapter_config.json").stat().st_mode)
+        storage.make_readable(target / "adapter_model.safetensors")
     return Path(folder)
 
 

@@ -161,7 +161,6 @@ class Trainer:
         }
         with atomic_directory(folder, overwrite=True) as partial:
             few_bits.save_state(self.mean, partial / "model.safetensors")
-            (partial / "model.safetensors").chmod(0o644)
             atomic_write_json(partial / "config.json", config)
             if card:
                 digest = hash_file(partial / "model.safetensors")

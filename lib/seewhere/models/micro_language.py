@@ -24,6 +24,7 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from seewhere import storage
 from seewhere.models import micro_language_start
 from seewhere.models.micro_language_start import LARGEST_NUMBER, ROPE_THETA, forms
 from seewhere.packing import mask_of
@@ -242,5 +243,4 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     half.load_state_dict(state)
     half.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    # safetensors keeps its file to its owner; shipped weights are for everyone who may read the card.
-    (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)
+    storage.make_readable(folder / "model.safetensors")

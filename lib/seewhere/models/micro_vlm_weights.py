@@ -64,7 +64,7 @@ def pack(models: Mapping[str, MiniGPT], room: micro_vlm_start.Room, folder: Path
         index["settings"] = asdict(model.settings)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(parts, folder / PARTS)
-    (folder / PARTS).chmod(0o644)
+    storage.make_readable(folder / PARTS)
     storage.atomic_write_json(folder / INDEX, index)
 
 

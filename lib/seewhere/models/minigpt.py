@@ -190,6 +190,7 @@ class MiniGPT(nn.Module):
             language.to(dtype).save_pretrained(target / LANGUAGE)
             self.tokenizer.save_pretrained(target / LANGUAGE)
             save_file(stored(self.connector), target / CONNECTOR_FILE)
+            storage.make_readable(target / CONNECTOR_FILE)
             storage.atomic_write_json(target / SETTINGS_FILE, {"name": self.name, **asdict(self.settings)})
         return Path(folder)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 from seewhere import storage
@@ -32,7 +31,6 @@ def pack(source: Path, target: Path) -> Path:
     with storage.atomic_directory(target, overwrite=target.exists()) as work:
         _copy_but(PLAIN, source, work)
         few_bits.save_state(load_file(source / PLAIN), work / PACKED)
-        (work / PACKED).chmod((work / "config.json").stat().st_mode)  # safetensors makes private files
     return target
 
 
@@ -46,17 +44,14 @@ def plain(folder: Path) -> Path:
     if not packed.is_file():
         return folder
     target = storage.cache_home() / "unpacked" / storage.hash_file(packed)[:12] / folder.name
-    if target.is_dir():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_name(target.name + ".lock")):
-        if not target.is_dir():
-            with storage.atomic_directory(target) as work:
-                _copy_but(PACKED, folder, work)
-                state = {name: value.half().contiguous() for name, value in few_bits.load_state(packed).items()}
-                save_file(state, work / PLAIN, metadata={"format": "pt"})
-                (work / PLAIN).chmod((work / "config.json").stat().st_mode)
-    return target
+    return storage.made_once(target, lambda work: _unpack(folder, work))
+
+
+def _unpack(source: Path, target: Path) -> None:
+    _copy_but(PACKED, source, target)
+    state = {name: value.half().contiguous() for name, value in few_bits.load_state(source / PACKED).items()}
+    save_file(state, target / PLAIN, metadata={"format": "pt"})
+    storage.make_readable(target / PLAIN)
 
 
 def _copy_but(left_out: str, source: Path, target: Path) -> None:

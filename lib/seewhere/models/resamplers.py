@@ -32,7 +32,7 @@ from seewhere.models.micro_qformer_data import LanguageReader
 from seewhere.models.micro_resamplers import MicroInstruct, MicroPerceiver, ThroughLanguage
 from seewhere.models.resampling import Resampler, fingerprint_of
 from seewhere.models.world_questions import statement_question
-from seewhere.storage import atomic_write_json, read_json
+from seewhere.storage import atomic_write_json, make_readable, read_json
 
 NAMES = ("micro-blip2", "micro-instruct", "micro-perceiver", "micro-patches")
 REAL = ("blip-2", "instructblip")
@@ -279,6 +279,7 @@ def write_micro(
         few_bits.save_state(state, weights)
     else:
         save_file({k: v.half().contiguous().clone() for k, v in state.items()}, weights)
+        make_readable(weights)
     config = {
         "resampler": kind,
         "name": f"micro-{kind}",

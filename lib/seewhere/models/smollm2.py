@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -67,13 +66,12 @@ def smollm2_folder() -> Path:
     if target.is_dir():
         return target
     source = weights_path()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_name(target.name + ".lock")):
-        if not target.is_dir():
-            print(f"SmolLM2: converting {source.name} once into {target} (about half a minute, 540 MB)")
-            with storage.atomic_directory(target) as folder:
-                convert(source, folder)
-    return target
+
+    def fill(folder: Path) -> None:
+        print(f"SmolLM2: converting {source.name} once into {target} (about half a minute, 540 MB)")
+        convert(source, folder)
+
+    return storage.made_once(target, fill)
 
 
 def convert(source: Path, target: Path) -> None:
@@ -103,7 +101,7 @@ def _write_model(model: Any, target: Path) -> None:
     weights = {name: value.contiguous() for name, value in model.state_dict().items() if name not in tied}
     file = target / "model.safetensors"
     save_file(weights, file, metadata={"format": "pt"})
-    file.chmod((target / "config.json").stat().st_mode)  # safetensors makes private files; a cache may be shared
+    storage.make_readable(file)
 
 
 def _check_copy(model: Any, target: Path) -> None:

@@ -82,7 +82,7 @@ def save_arm(
             few_bits.save_state(tensors, work / WEIGHTS, {"change.": compact.STEPS[about["task"]]})
         else:
             save_file(tensors, work / WEIGHTS)
-        (work / WEIGHTS).chmod(0o644)
+            storage.make_readable(work / WEIGHTS)
         storage.atomic_write_json(work / ABOUT, content)
     return target
 

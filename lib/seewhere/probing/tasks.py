@@ -114,19 +114,31 @@ def load_task(
     if name not in TASKS:
         raise DataError(f"unknown task {name!r}; expected one of {', '.join(TASKS)}.")
     wanted = dict.fromkeys(SPLITS) | dict(sizes or {})
-    splits = {split: _examples(name, root, data, split, wanted[split], seed, images) for split in SPLITS}
+    supers = _supers(name, data, root)
+    splits = {split: _examples(name, root, data, split, wanted[split], seed, images, supers) for split in SPLITS}
     return Task(name, TASKS[name], f"vsr-{data}" if name == "vsr" else data, splits)
 
 
+def _supers(name: str, data: str, root: Path | str) -> dict[str, str]:
+    """Super-categories where a task has them; read once for all splits, for real files have hundreds of megabytes."""
+    return {} if name == "vsr" else super_categories(data, root)
+
+
 def _examples(
-    name: str, root: Path | str, data: str, split: str, size: int | None, seed: int, images: Path | str | None
+    name: str,
+    root: Path | str,
+    data: str,
+    split: str,
+    size: int | None,
+    seed: int,
+    images: Path | str | None,
+    supers: Mapping[str, str],
 ) -> list[Example]:
     """Return the examples of one split, see `load_task`."""
     file = {"validation": "val"}.get(split, split)
     if name == "vsr":
         found = _draw(statement_examples(load_vsr(data, file, root, images).on_disk()), size, seed)
     else:
-        supers = super_categories(data, root)
         expressions = _on_disk(load(data, file, root, images=images)).expressions
         if name == "rec":
             found = _draw(box_examples(expressions, supers), size, seed)
@@ -152,7 +164,8 @@ def with_train_of(
         root, data, size, seed, images: as for `load_task`; of the larger build. Scenes of the world never change their
             split, whatever the size of the build, so nothing that is tested on is trained on.
     """
-    examples = _examples(task.name, root, data, "train", size, seed, images)
+    supers = _supers(task.name, data, root)
+    examples = _examples(task.name, root, data, "train", size, seed, images, supers)
     return replace(task, splits={**task.splits, "train": examples})
 
 
@@ -171,6 +184,11 @@ def with_larger_train(task: Task, preset: Mapping[str, Any], data: str, progress
         return with_train_of(task, root, data, size)
     dense = dense_statements(task.larger, preset["unfrozen_statements"], progress=progress)
     return with_train_of(task, dense, DENSE, images=root / "images")
+
+
+def with_fewer(task: Task, size: int, seed: int = 0) -> Task:
+    """Return the task with at most so many training examples, drawn by a seed; the other splits stay."""
+    return replace(task, splits={**task.splits, "train": _draw(task.splits["train"], size, seed)})
 
 
 def _on_disk(dataset: ReferringDataset) -> ReferringDataset:
