@@ -46,6 +46,13 @@ def test_an_adapted_encoder_reads_a_held_out_scene_better_than_a_frozen_one() ->
     assert error["micro-pixels-stage3"] < reconstruction_error(known, truth)
 
 
+def test_half_precision_does_not_cost_the_shared_attention() -> None:
+    # Adapted models answer sharply, so rounding alone moves their logits by 8 %; that is no other attention.
+    model = load_minigpt("micro-pixels-stage2")
+    model.language.bfloat16()
+    assert PixelReader(model, progress=False).engine.merged
+
+
 def test_histories_end_with_each_stage() -> None:
     found = history.load_history("micro-pixels")
     stages = list(dict.fromkeys(found.stages.tolist()))

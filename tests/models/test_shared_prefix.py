@@ -156,6 +156,13 @@ def test_token_prefix_and_a_model_without_the_attention_interface() -> None:
         PrefixEngine(model, attention="merged")
 
 
+def test_half_precision_is_judged_in_single_precision() -> None:
+    model = make("llama").bfloat16()
+    assert PrefixEngine(model).merged
+    assert model.dtype == torch.bfloat16 and model.config._attn_implementation == "sdpa"
+    assert not PrefixEngine(make("neo").bfloat16()).merged
+
+
 def test_log_probabilities_are_those_among_the_allowed_tokens() -> None:
     model, grammar, prefix = make("llama"), digit_wise(255), embedded_prefix()
     questions = pixel_questions(2)
