@@ -73,7 +73,9 @@ def test_a_trained_folder_gives_tokens_of_every_layer(kind: str, trained: Traine
     assert not any(p.requires_grad for p in model.parameters())
     card = (trained.folder(kind) / "README.md").read_text()
     assert f"--kind {kind}" in card and "--steps 2" in card
-    assert 0 <= read_json(trained.folder(kind) / "training.json")["scores"]["matching"]["blind"] <= 1
+    matching = read_json(trained.folder(kind) / "training.json")["scores"]["matching"]
+    assert 0 <= matching["blind"] <= 1 and matching["paired"] * 8 == round(matching["paired"] * 8)
+    assert f"{matching['paired']:.3f} of the same 8 pairs" in card
 
 
 def test_few_bits_say_nearly_the_same_in_half_the_room(trained: Trained, tmp_path: Path) -> None:

@@ -131,7 +131,10 @@ def test_every_picture_is_encoded_once_for_all_tasks_and_arms(binary_task, tmp_p
     encoded = cached_encodings(model, [*examples, *examples], tmp_path, progress=False)
     assert model.looks == len(examples) and len(encoded) == 2 * len(examples)
     assert np.array_equal(encoded[[3]], encoded[[3 + len(examples)]])
-    asked = [replace(e, text="another question") for e in [*examples, *binary_task.splits["train"][:5]]]
+    chosen = [*examples, *binary_task.splits["train"][:5]]
+    asked = [
+        replace(e, text="another question " * (n * 7 % 5)) for n, e in enumerate(chosen)
+    ]  # long ones between short
     tables = cached_features(model, asked, Tiny.layers, root=tmp_path, progress=False)
     assert model.looks == len(examples) + 5
     direct = compute_features(Tiny(), asked, Tiny.layers)

@@ -243,6 +243,36 @@ def test_metrics_and_the_pictures_of_one_seed(main):
     assert len(main.live("rec", "tiny", epochs=2).history) == 2
 
 
+def test_a_live_look_reads_as_many_examples_as_the_preset_says(main, monkeypatch):
+    read = []
+    original = experiments.unfrozen_arm
+    monkeypatch.setattr(
+        experiments,
+        "unfrozen_arm",
+        lambda task, *a, **k: read.append(len(task.splits["train"])) or original(task, *a, **k),
+    )
+    for examples in (0, 7):
+        main.settings = presets.with_changes(main.settings, live_unfrozen_examples=examples)
+        main.live("rec", "tiny", epochs=1)
+    assert read == [len(main.tasks["rec"].splits["train"]), 7]
+
+
+def test_layered_tasks_are_computed_in_one_pass(main, monkeypatch):
+    passes = []
+    original = experiments.cached_features
+    monkeypatch.setattr(
+        experiments,
+        "cached_features",
+        lambda model, examples, layers=None, **k: (
+            passes.append(tuple(layers)) or original(model, examples, layers, **k)
+        ),
+    )
+    main.layered = ["rec"]
+    main.frozen(["tiny"], ["rec", "vsr"])
+    every = tuple(main.models["tiny"].layers)
+    assert passes == 3 * [every] + 3 * [every[-1:]]
+
+
 def test_what_cannot_be_trained_along_is_passed_over_with_a_line(main, capsys):
     main.models["fixed"] = TinyEncoded(name="fixed")
     main.models["fixed"].module.requires_grad_(False)

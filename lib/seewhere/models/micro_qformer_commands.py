@@ -36,19 +36,24 @@ Scores = dict[str, Any]
 
 @torch.no_grad()
 def matching_scores(training: StageOneTraining | LanguageTraining, seen: data.SeenScenes, seed: int = 0) -> Scores:
-    """Return how well true statements are told from twisted ones: accuracy (0..1), by twist, and blind.
+    """Return how well true statements are told from twisted ones: accuracy (0..1), by twist, blind, and paired.
 
-    Blind means with another scene's image: what the words alone give away. Each scene gives a true and a false
-    statement, so chance is 0.5.
+    Each scene gives a true and a false statement, which differ in one word. Accuracy asks each alone, "true or not",
+    at a probability of 0.5. Paired asks both and counts the scenes whose true one is found likelier, as benchmarks of
+    hard negatives do (Winoground's text score, ARO, SugarCrepe): no threshold enters. Chance is 0.5 in both. Blind
+    means with another scene's image: what the words alone give away.
     """
     made = [twist(scene, Random(f"{seed} {i}")) for i, scene in enumerate(seen.scenes)]
-    right, blind = [], []
+    right, blind, paired = [], [], []
     for start in tqdm(range(0, len(seen), 128), desc="matching", leave=False):
         rows = slice(start, min(start + 128, len(seen)))
         tokens = seen.image_tokens(rows)
+        given = []
         for statements, truth in (([t.true for t in made[rows]], True), ([t.false for t in made[rows]], False)):
-            right.append((_match(training, tokens, statements) > 0.5) == truth)
+            given.append(_match(training, tokens, statements))
+            right.append((given[-1] > 0.5) == truth)
             blind.append((_match(training, tokens.roll(1, 0), statements) > 0.5) == truth)
+        paired.append(given[0] > given[1])
     kinds = [t.kind for start in range(0, len(seen), 128) for _ in (0, 1) for t in made[start : start + 128]]
     hits, guesses = torch.cat(right).float().numpy(), torch.cat(blind).float().numpy()
     by_twist = {k: float(hits[np.array(kinds) == k].mean()) for k in TWISTS if k in kinds}
@@ -56,6 +61,7 @@ def matching_scores(training: StageOneTraining | LanguageTraining, seen: data.Se
         "accuracy": float(hits.mean()),
         "by_twist": by_twist,
         "blind": float(guesses.mean()),
+        "paired": float(torch.cat(paired).float().mean()),
         "statements": len(hits),
     }
 
@@ -182,6 +188,7 @@ def card_text(
 | steps | {settings.steps:,} of {settings.batch} images{after} |
 | true or twisted statement | {matching["accuracy"]:.3f} of {matching["statements"]:,} on unseen scenes \
 (chance 0.5; with another scene's image {matching["blind"]:.3f}) |
+| which of the two is true | {matching["paired"]:.3f} of the same {matching["statements"] // 2:,} pairs (chance 0.5) |
 | by what was twisted | {twists} |
 {own}
 | size | {megabytes:.1f} MB, {"seven bits a number, rounded before scoring" if squeezed else "fp16"} |

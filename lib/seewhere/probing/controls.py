@@ -34,6 +34,7 @@ class TextOnly:
     """
 
     layers: tuple[str, ...] = ("words",)
+    sees_pictures = False
 
     def __init__(self, width: int = 2048) -> None:
         self.width, self.name, self.weights_hash = width, "text only", f"hashed words {width}"

@@ -27,11 +27,15 @@ def open_pictures(examples: Sequence[Example]) -> list[Image.Image]:
 
 
 def compute_features(model: Resampler, examples: Sequence[Example], layers: Sequence[str]) -> dict[str, NDArray]:
-    """Return the tokens of some examples straight from the model: layer -> (N, tokens, width)."""
+    """Return the tokens of some examples straight from the model: layer -> (N, tokens, width).
+
+    A model whose ``sees_pictures`` is false is given no pictures.
+    """
+    sees = getattr(model, "sees_pictures", True)
     parts: dict[str, list[NDArray]] = {layer: [] for layer in layers}
     for start in range(0, len(examples), BATCH):
         batch = examples[start : start + BATCH]
-        found = model.features(open_pictures(batch), [e.text for e in batch], list(layers))
+        found = model.features(open_pictures(batch) if sees else [], [e.text for e in batch], list(layers))
         for layer in layers:
             parts[layer].append(np.asarray(found[layer]))
     return {layer: np.concatenate(rows) for layer, rows in parts.items()}
@@ -93,13 +97,16 @@ def features_of_encodings(
     layers: Sequence[str],
 ) -> dict[str, NDArray]:
     """Return the tokens of some examples from their pictures' kept encodings: layer -> (N, tokens, width)."""
+    # Texts of like length together: a batch is filled up to its longest.
+    order = np.argsort([len(examples[row].text) for row in rows], kind="stable")
     parts: dict[str, list[NDArray]] = {layer: [] for layer in layers}
     for start in range(0, len(rows), BATCH):
-        batch = list(rows[start : start + BATCH])
+        batch = [rows[place] for place in order[start : start + BATCH]]
         found = model.features_encoded(encoded[batch], [examples[row].text for row in batch], list(layers))
         for layer in layers:
             parts[layer].append(np.asarray(found[layer]))
-    return {layer: np.concatenate(values) for layer, values in parts.items()}
+    back = np.argsort(order)
+    return {layer: np.concatenate(values)[back] for layer, values in parts.items()}
 
 
 def cached_encodings(

@@ -126,7 +126,8 @@ def _resampler_rows(name: str, scores: dict[str, Any]) -> list[tuple[Any, ...]]:
     matching = scores["matching"]
     target = 0.85 if "retrieval_at_1" in scores else float("nan")
     rows = [
-        (name, "true or one word off", matching["accuracy"], 0.5, matching["statements"], target),
+        (name, "which of two is true, one word apart", matching["paired"], 0.5, matching["statements"] // 2, target),
+        (name, "true or one word off, each alone", matching["accuracy"], 0.5, matching["statements"], target),
         (name, "the same with another scene's picture", matching["blind"], 0.5, matching["statements"], float("nan")),
     ]
     if "retrieval_at_1" in scores:

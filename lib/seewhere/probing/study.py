@@ -30,7 +30,7 @@ from seewhere.probing.names import DATA, FROZEN, SHIPPED, UNFROZEN, folder_of
 from seewhere.probing.protocols import EncodedResampler, Resampler, TrainableResampler
 from seewhere.probing.settings import kind_of, settings_of, sizes_of, space_of
 from seewhere.probing.sources import FrozenTokens, TrainedTokens
-from seewhere.probing.tasks import SPLITS, Task, data_hash, examples_hash, load_task, with_larger_train
+from seewhere.probing.tasks import SPLITS, Task, data_hash, examples_hash, load_task, with_fewer, with_larger_train
 from seewhere.probing.training import Fitted, ProbeSettings, fit, predict
 from seewhere.probing.verdicts import Origin
 
@@ -71,6 +71,7 @@ class Study:
         settings: of notebook 01.
         tasks, models: by name.
         seeds: of the trainings.
+        layered: tasks whose earlier layers will be asked for as well: all layers are then computed in one pass.
         chosen: (task, model, arm) -> settings, where something else than the preset's was found by a search.
         trained: (task, model, seed) -> (probe, resampler) of the unfrozen arms, for pictures.
         origins: how each unfrozen arm came to be.
@@ -81,6 +82,7 @@ class Study:
     tasks: Mapping[str, Task]
     models: Mapping[str, Any]
     seeds: Sequence[int]
+    layered: Sequence[str] = ()
     chosen: dict[tuple[str, str, str], ProbeSettings] = field(default_factory=dict)
     trained: dict[tuple[str, str, int], tuple[Any, Any]] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
@@ -116,7 +118,8 @@ class Study:
             names = {"last": model.layers[-1:], "earlier": model.layers[:-1], "all": model.layers}[layers]
             if not names:  # patch tokens have no layer before the last
                 continue
-            sources = experiments.frozen_sources(task, model, names)
+            computed = model.layers if task_name in self.layered else names
+            sources = experiments.frozen_sources(task, model, computed)
             targets = {split: task.targets(split) for split in SPLITS}
             for layer, size, seed in product(names, probe_layers, self.seeds if seeds is None else seeds):
                 settings = self.probe_settings(task_name, model, FROZEN, layers=size, seed=seed)
@@ -180,13 +183,18 @@ class Study:
         return pd.DataFrame(rows, columns=columns).round(3)
 
     def live(self, task: str, model: str, epochs: int | None = None) -> Fitted:
-        """Train the first seed's unfrozen arm for some epochs (None: ``live_unfrozen_epochs``), and return it."""
-        seed = self.seeds[0]
+        """Train the first seed's unfrozen arm for some epochs (None: ``live_unfrozen_epochs``), and return it.
+
+        It reads ``live_unfrozen_examples`` of the task (0: all): enough for a curve, too few for a result.
+        """
+        seed, data = self.seeds[0], self.tasks[task]
+        if self.settings.live_unfrozen_examples:
+            data = with_fewer(data, self.settings.live_unfrozen_examples, seed)
         probed = self._begin(task, self.models[model], seed)
         length = self.settings.live_unfrozen_epochs if epochs is None else epochs
         settings = self.probe_settings(task, probed, UNFROZEN, epochs=length, seed=seed)
-        folder = state_folder(self.tasks[task], probed, settings)
-        return experiments.unfrozen_arm(self.tasks[task], probed, settings, (seed,), folder=folder).fitted[seed]
+        folder = state_folder(data, probed, settings)
+        return experiments.unfrozen_arm(data, probed, settings, (seed,), folder=folder).fitted[seed]
 
     def _train(
         self, task: str, model: TrainableResampler, settings: ProbeSettings, whole: bool, why: str

@@ -336,7 +336,7 @@ def _optimizers(joint: _Joint, settings: ProbeSettings) -> list[torch.optim.Opti
     rate, decay = settings.learning_rate, settings.weight_decay
     if settings.optimizer == "adamw" or not any(p.requires_grad for p in joint.module.parameters()):
         trained = [p for p in joint.parameters() if p.requires_grad]
-        return [torch.optim.AdamW(trained, lr=rate, weight_decay=decay, eps=1e-8)]
+        return [torch.optim.AdamW(trained, lr=rate, weight_decay=decay, eps=1e-8, fused=True)]
     found = optimizers_for(joint.module, rate, decay, settings.optimizer)
     found[-1].add_param_group({"params": list(joint.probe.parameters()), "weight_decay": decay})
     return found
