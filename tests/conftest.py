@@ -1,10 +1,11 @@
 """Fixtures that several folders of tests share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
+from chat_server import Server, serving
 
 NotebookMaker = Callable[..., Path]
 
@@ -38,3 +39,10 @@ def make_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NotebookMa
         return path
 
     return make
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A chat server of OpenAI's interface."""
+    with serving() as running:
+        yield running

@@ -145,6 +145,11 @@ def test_no_module_is_longer_than_a_reader_can_hold() -> None:
     assert [path for path in sources if len(path.read_text(encoding="utf-8").splitlines()) > 400] == []
 
 
+def test_shipped_weights_stay_small_enough_to_clone() -> None:
+    files = [path for path in (ROOT / "lib/seewhere/weights").rglob("*.safetensors")]
+    assert files and sum(path.stat().st_size for path in files) <= 40e6
+
+
 def test_the_licence_is_whole() -> None:
     text = (ROOT / "LICENSE").read_text()
     assert PROJECT["license"] == "Apache-2.0" and "Version 2.0, January 2004" in text

@@ -188,3 +188,19 @@ def select(entries: Iterable[Record], claim: str | None = None, metric: str | No
         for entry in entries
         if (claim is None or entry["claim"] == claim) and (metric is None or entry["metric"] == metric)
     ]
+
+
+def listing(records: Sequence[Record]) -> Any:
+    """Return records as a table: what was measured, under which settings, the value and its interval."""
+    import pandas as pd  # slow to import, and only notebooks show tables
+
+    rows = []
+    for record in records:
+        setting = {key: value for key, value in record["setting"].items() if key != "training"}
+        measured = {
+            "value": round(record["value"], 1),
+            "low": round(record["low"], 1),
+            "high": round(record["high"], 1),
+        }
+        rows.append({"metric": record["metric"], **setting, **measured, "n": record["n"]})
+    return pd.DataFrame(rows).fillna("")

@@ -78,7 +78,8 @@ def sweep(
         points: parameter values of each point.
         out: folder that holds the runs (default: `storage.runs_home()`).
         jobs: points at a time.
-        backend: ``loky`` (this machine), ``ray`` or ``dask`` (a cluster; see the extra `scale`).
+        backend: ``loky`` (this machine), ``ray`` or ``dask`` (a cluster; see the extra `scale`). dask's scheduler is
+            that of $DASK_SCHEDULER_ADDRESS, or one of its own on this machine.
 
     Returns:
         One run per point, in their order; those that were skipped have 0 seconds.
@@ -120,19 +121,21 @@ def _register_backend(backend: str) -> None:
         elif backend == "dask":
             from dask.distributed import Client
 
-            Client.current(allow_global=True)
+            _connect(Client)
         elif backend != "loky":
             raise ValueError(f"unknown backend {backend!r}; expected one of {', '.join(BACKENDS)}")
     except ImportError as error:
         raise ValueError(
             f"backend {backend!r} needs a package that is missing: pip install 'seewhere[scale]'"
         ) from error
-    except ValueError as error:
-        if backend != "dask":
-            raise
-        raise ValueError(
-            "backend 'dask' needs a connected client; start a cluster and run the sweep where it is reachable"
-        ) from error
+
+
+def _connect(client: Any) -> None:
+    """Use dask's connected client; else connect to $DASK_SCHEDULER_ADDRESS, or to a cluster on this machine."""
+    try:
+        client.current(allow_global=True)
+    except ValueError:
+        print(f"dask: {client()}")
 
 
 def run_point(notebook: str, point: Point, out: str | None) -> runs.Run:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from chat_server import Server
 from seewhere import presets, storage
 from seewhere.llm_wrapper import asking, experiments, taste, verdicts
 from seewhere.llm_wrapper.wrapper import LLMWrapper
@@ -130,9 +131,14 @@ class Sized:
         return ["0"] * len(prompts)
 
 
-@pytest.mark.parametrize(("parameters", "counts"), [(3_000_000, (12, 12, 12, 12)), (135_000_000, (8, 4, 4, 0))])
-def test_large_language_models_are_asked_a_share(parameters: int, counts: tuple[int, ...]) -> None:
-    settings = presets.with_changes(SMOKE, large_expressions=4, large_side_expressions=2)
+@pytest.mark.parametrize(
+    ("parameters", "share", "counts"),
+    [(3_000_000, 4, (12, 12, 12, 12)), (135_000_000, 4, (8, 4, 4, 4)), (135_000_000, 12, (12, 12, 12, 12))],
+)
+def test_large_language_models_are_asked_a_share_of_what_is_large(
+    parameters: int, share: int, counts: tuple[int, ...]
+) -> None:
+    settings = presets.with_changes(SMOKE, large_expressions=share, large_side_expressions=2)
     made = [made_study(), made_study()]
     for item in made:
         item.drawn_by = [0] * 6 + [1] * 6
@@ -144,9 +150,26 @@ def test_large_language_models_are_asked_a_share(parameters: int, counts: tuple[
     systems = [("first",), ("second",), ("first", zero), ("second", zero)]
     names = [experiments.system(d, "sized", *how) for d, *how in systems]
     assert tuple((made[0].table.system == name).sum() for name in names) == counts
+    assert (made[1].table.system == names[2]).sum() == (0 if counts[0] == 8 else 12)
     assert asking.is_large(dataclasses.replace(tuned, wrappers={0: LLMWrapper(object())}))  # type: ignore[arg-type]
     free = experiments.system("first", "sized", free=True)
     assert (made[1].table.system == free).sum() == (12 if parameters < asking.LARGE else 0)
+
+
+def test_a_served_model_is_asked_as_it_is_and_carries_no_claim(server: Server) -> None:
+    server.text = "Box 1."
+    tuned = taste.fine_tuned(server.address, SMOKE, [0])
+    assert tuned.served and tuned.curves() == {} and tuned.unread(["micro"]) == []
+    assert tuned.hashes == {server.address: f"served at {server.address}"}
+    item = made_study()
+    item.drawn_by = [0] * len(item.expressions)
+    asking.ask_all([item], ["first"], server.address, None, tuned, SMOKE)
+    asking.ask_freely([item], ["first"], server.address, None, tuned, SMOKE)
+    asked = item.table[item.table.llm == server.address]
+    assert set(asked.training) == {"as served"} and set(asked.free) == {True, False}
+    origins = verdicts.origins("smoke", [0], {server.address: tuned})
+    found = verdicts.gains([item], ["first"], origins, "F6", "gain_p_at_1")
+    assert [(record["claim"], record["setting"]["training"]) for record in found] == [(None, "as served")]
 
 
 def test_weights_are_told_apart(tmp_path: Path) -> None:

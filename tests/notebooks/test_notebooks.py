@@ -1,10 +1,13 @@
 """Every notebook from its first cell to its last, with the smallest preset."""
 
 import re
+import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
+from chat_server import Server
 from seewhere import parameters, presets, results, runs
 from tiny_blip import write_blip2, write_instructblip
 
@@ -38,6 +41,18 @@ def test_a_resampler_without_attention_and_one_without_weights_go_through_it_too
     values = {"preset": "smoke", "resamplers": "micro-patches micro-perceiver"}
     run = runs.execute(FOLDER / "01_probing_resamplers.ipynb", values, tmp_path, progress=False)
     assert run.state == runs.DONE, run.error
+
+
+@pytest.mark.notebook
+def test_a_served_language_model_goes_through_the_wrapper_notebook(tmp_path: Path, server: Server) -> None:
+    server.text = "0"
+    run = runs.execute(
+        FOLDER / "02_llm_wrapper.ipynb", {"preset": "smoke", "llm": server.address}, tmp_path, progress=False
+    )
+    assert run.state == runs.DONE, run.error
+    table = pd.read_csv(run.folder / "predictions.csv")
+    assert (table.training == "as served").any() and server.requests
+    assert not [entry for entry in results.read(run.folder / "results.json") if entry["claim"]]
 
 
 def test_there_are_notebooks() -> None:

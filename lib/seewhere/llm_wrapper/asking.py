@@ -25,31 +25,39 @@ def is_large(tuned: Tuned) -> bool:
     return getattr(tuned.wrapper.language_model, "parameters", LARGE) >= LARGE
 
 
-def most(tuned: Tuned, settings: Preset, side: bool = False) -> int | None:
-    """Return how many of a seed's expressions a language model is asked; None for all that were drawn."""
-    if not is_large(tuned):
+def most(tuned: Tuned, settings: Preset, side: bool = False, study: Study | None = None) -> int | None:
+    """Return how many of a seed's expressions a language model is asked; None for all that were drawn.
+
+    A study that has no more expressions in all than a large model is asked of one seed is asked whole.
+    """
+    if not is_large(tuned) or (study is not None and _is_small(study, settings)):
         return None
     return settings.large_side_expressions if side else settings.large_expressions
 
 
+def _is_small(study: Study, settings: Preset) -> bool:
+    return len(study.expressions) <= settings.large_expressions
+
+
 def ask_all(
-    studies: Sequence[Study], detectors: Sequence[str], llm: str, before: Tuned, tuned: Tuned, settings: Preset
+    studies: Sequence[Study], detectors: Sequence[str], llm: str, before: Tuned | None, tuned: Tuned, settings: Preset
 ) -> None:
     """Ask a language model, fine-tuned, about every data set and detector; and before that about ordinary phrases.
 
-    Before fine-tuning a large one is asked about the first data set and detector only. The answers are in the studies'
-    tables.
+    Before fine-tuning a large one is asked about the first data set, and about small ones. The answers are in the
+    studies' tables. `before` is None for a model that is only there as it is served.
     """
     pairs = [(study, detector) for study in studies for detector in detectors]
     for study, detector in tqdm(pairs, desc=llm, leave=False):
         side = study.is_long or detector != detectors[0]
-        study.ask(tuned.wrappers, detector, llm, most=most(tuned, settings, side))
-        if _is_first(study, detector, studies, detectors) or not (study.is_long or is_large(tuned)):
-            study.ask(before.wrappers, detector, llm, ZERO_SHOT, most=most(before, settings, side=True))
+        study.ask(tuned.wrappers, detector, llm, most=most(tuned, settings, side, study))
+        cheap = not is_large(tuned) or _is_small(study, settings)
+        if before is not None and (study is studies[0] or (cheap and not study.is_long)):
+            study.ask(before.wrappers, detector, llm, ZERO_SHOT, most=most(before, settings, True, study))
 
 
 def ask_freely(
-    studies: Sequence[Study], detectors: Sequence[str], llm: str, before: Tuned, tuned: Tuned, settings: Preset
+    studies: Sequence[Study], detectors: Sequence[str], llm: str, before: Tuned | None, tuned: Tuned, settings: Preset
 ) -> None:
     """Let a language model write its answers: fine-tuned about ordinary phrases, before that about the first list.
 
@@ -60,7 +68,7 @@ def ask_freely(
         first = _is_first(study, detector, studies, detectors)
         if first or not is_large(tuned):
             study.ask(tuned.wrappers, detector, llm, FINE_TUNED, free=True, most=most(tuned, settings, side=True))
-        if first:
+        if first and before is not None:
             study.ask(before.wrappers, detector, llm, ZERO_SHOT, free=True, most=most(before, settings, side=True))
 
 

@@ -20,12 +20,13 @@ from seewhere.llm_wrapper import prompts
 from seewhere.llm_wrapper.examples import SMALLEST_IOU, right_candidate
 from seewhere.llm_wrapper.wrapper import STATUSES, Answer, LLMWrapper
 from seewhere.models.candidates import Detections
+from seewhere.models.language_model import is_address
 from seewhere.models.protocols import Grounder
 from seewhere.records import Expression
 
 ANNOTATIONS = "annotations"  # stands for a data set's own boxes in place of a detector
 OWN, LABEL_MATCH, AT_RANDOM = "the detector's own choice", "label match", "at random"
-FINE_TUNED, ZERO_SHOT = "fine-tuned", "zero-shot"
+FINE_TUNED, ZERO_SHOT, AS_SERVED = "fine-tuned", "zero-shot", "as served"
 SHOWN = {"micro": "micro-lm"}  # "micro" alone is a detector
 WORD_BINS = [0, 3, 6, 10, 1000]
 WORD_NAMES = ["1-3", "4-6", "7-10", "11+"]
@@ -110,7 +111,8 @@ def wrapped(
         row = _row(expression, found, answer.index, name, answer.status)
         row["probability"] = float(answer.probabilities[answer.index]) if answer.index >= 0 else np.nan
         rows.append(row)
-    return pd.DataFrame(rows).assign(detector=detector, llm=shown(llm), training=training, free=free)
+    known = AS_SERVED if is_address(llm) and training == FINE_TUNED else training
+    return pd.DataFrame(rows).assign(detector=detector, llm=shown(llm), training=known, free=free)
 
 
 def pooled(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

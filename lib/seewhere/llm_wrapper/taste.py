@@ -4,6 +4,9 @@ A number in the ledger must never come from a model that was not fine-tuned. So 
 model, or the preset says ``adapter = "train"``, one is trained for every seed, on as many questions as the preset
 allows; the record says which of the two it was, and on whose boxes.
 
+A model behind an address is asked as it is served. What it was trained on is not known here, so its figures stand in
+the tables and no claim rests on them.
+
 Such a training is kept in the runs folder under a name made of all that it depends on: it goes on where it was killed,
 and whoever asks for the same again gets the adapter that is there.
 """
@@ -31,7 +34,7 @@ from seewhere.llm_wrapper.study import annotated_candidates, draw_expressions
 from seewhere.llm_wrapper.training import ATTENTION_AND_MLP, LoraSettings, fine_tune
 from seewhere.llm_wrapper.wrapper import HISTORY_FILE, WRAPPER_FILE, LLMWrapper, describe_adapter, shipped_adapter
 from seewhere.models import provenance
-from seewhere.models.language_model import HubLanguageModel, load_language_model, quick_dtype, source_of
+from seewhere.models.language_model import HubLanguageModel, is_address, load_language_model, quick_dtype, source_of
 from seewhere.models.registry import load_grounder
 from seewhere.presets import Preset
 from seewhere.world.sprites import load_sprites
@@ -52,6 +55,7 @@ LEARNT = (  # the settings that a training here depends on
 )
 QUESTIONS_PER_SCENE = 8
 SCENES = "scenes"
+SERVED = "as served"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,11 @@ class Tuned:
     def wrapper(self) -> LLMWrapper:
         """The first seed's wrapper."""
         return next(iter(self.wrappers.values()))
+
+    @property
+    def served(self) -> bool:
+        """Whether it stands behind an address: how it was trained is not known, and before and after are one."""
+        return self.origin == SERVED
 
     def unread(self, detectors: Sequence[str]) -> list[str]:
         """Those of `detectors` whose boxes it never met, if training showed it any detector's boxes at all (F8).
@@ -152,7 +161,7 @@ def train_here(language_model: str, settings: Preset, seed: int = 0, source: Sou
     Raises:
         ValueError: the model is an endpoint.
     """
-    if language_model.startswith(("http://", "https://")):
+    if is_address(language_model):
         raise ValueError(f"{language_model}: an endpoint cannot be trained; expected a model that loads here")
     source = source or Source()
     folder = training_folder(language_model, settings, seed, source)
@@ -181,7 +190,7 @@ def training_folder(language_model: str, settings: Preset, seed: int, source: So
 
 
 def _train(language_model: str, settings: Preset, seed: int, source: Source, folder: Path) -> None:
-    model = load_language_model(language_model, **_loading(settings))
+    model = load_language_model(language_model, **_loading(language_model, settings))
     assert isinstance(model, HubLanguageModel)
     examples = examples_for(model, settings, source, seed)
     lora = LoraSettings(settings.lora_rank, settings.lora_alpha, settings.lora_dropout, _targets(settings))
@@ -204,12 +213,15 @@ def _targets(settings: Preset) -> tuple[str, ...]:
     return training.LORA_TARGETS if settings.lora_on_output else ATTENTION_AND_MLP
 
 
-def _loading(settings: Preset) -> dict[str, Any]:
+def _loading(language_model: str, settings: Preset) -> dict[str, Any]:
+    if is_address(language_model):
+        return {"progress": False}
     return {"progress": False} | ({"four_bit": True} if settings.four_bit else {"dtype": quick_dtype()})
 
 
 def _load(language_model: str, adapter: Path | None, settings: Preset) -> LLMWrapper:
-    return LLMWrapper.load(language_model, adapter, settings.coordinates, settings.scores, **_loading(settings))
+    loading = _loading(language_model, settings)
+    return LLMWrapper.load(language_model, adapter, settings.coordinates, settings.scores, **loading)
 
 
 def _hashes(wrapper: LLMWrapper, language_model: str) -> dict[str, str]:
@@ -237,7 +249,14 @@ def untuned(
 def fine_tuned(
     language_model: str, settings: Preset, seeds: Sequence[int] = (0,), source: Source | None = None
 ) -> Tuned:
-    """Return the wrapper with its shipped adapter, or with one trained here for every seed (see the module)."""
+    """Return the wrapper with its shipped adapter, or with one trained here for every seed (see the module).
+
+    Of an address it is the model as it is served.
+    """
+    if is_address(language_model):
+        wrapper = _load(language_model, None, settings)
+        hashes = _hashes(wrapper, language_model)
+        return Tuned(dict.fromkeys(seeds, wrapper), SERVED, pd.DataFrame(), (), hashes)
     folder = shipped_adapter(language_model)
     if settings.adapter == "shipped" and folder is not None:
         wrapper = _load(language_model, folder, settings)

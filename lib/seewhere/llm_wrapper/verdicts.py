@@ -18,7 +18,7 @@ from seewhere import claims, metrics, results
 from seewhere.llm_wrapper import experiments
 from seewhere.llm_wrapper.experiments import FINE_TUNED, ZERO_SHOT, pooled, shown
 from seewhere.llm_wrapper.study import Study
-from seewhere.llm_wrapper.taste import Tuned
+from seewhere.llm_wrapper.taste import SERVED, Tuned
 from seewhere.llm_wrapper.wrapper import ASKED
 
 LONG_TEXT = 7
@@ -31,6 +31,10 @@ class Origin(results.Origin):
     """What the records of one language model in a run of this notebook have in common."""
 
     notebook = NOTEBOOK
+
+    def record(self, interval: metrics.Interval, claim: str | None, metric: str, **setting: Any) -> results.Record:
+        """As its base; claims are about fine-tuned models, so none rests on one whose training is not known."""
+        return super().record(interval, None if self.training == SERVED else claim, metric, **setting)
 
 
 Origins = Mapping[str, Origin]
@@ -196,17 +200,3 @@ def beside(number: str, records: Sequence[results.Record]) -> pd.DataFrame:
         )
         rows.append(("here", place, f"{record['value']:+.1f}", f"{record['low']:+.1f} to {record['high']:+.1f}"))
     return pd.DataFrame(rows, columns=["", "detector, language model, data", metric, "interval"])
-
-
-def listing(records: Sequence[results.Record]) -> pd.DataFrame:
-    """Return records as a table: what was measured, under which settings, the value and its interval."""
-    rows = []
-    for record in records:
-        setting = {key: value for key, value in record["setting"].items() if key != "training"}
-        measured = {
-            "value": round(record["value"], 1),
-            "low": round(record["low"], 1),
-            "high": round(record["high"], 1),
-        }
-        rows.append({"metric": record["metric"], **setting, **measured, "n": record["n"]})
-    return pd.DataFrame(rows).fillna("")

@@ -32,6 +32,7 @@ TOO_LONG = "too long"
 STATUSES = (CHOSEN, NO_INTEGER, OUT_OF_RANGE, TOO_LONG, ONE_CANDIDATE, NO_CANDIDATE)
 ASKED = (CHOSEN, NO_INTEGER, OUT_OF_RANGE)  # the language model was asked and answered
 ROOM = 8  # tokens that an index may take
+RELEASED_LENGTH = 128  # tokens that the paper's code lets the model write
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -189,7 +190,7 @@ class LLMWrapper:
         images: Sequence[Image.Image | tuple[int, int]],
         phrases: Sequence[str],
         candidates: Sequence[Detections],
-        max_new_tokens: int = 16,
+        max_new_tokens: int = RELEASED_LENGTH,
     ) -> list[Answer]:
         """As `answer`, by greedy free text; an unusable answer falls back to the detector's own box.
 

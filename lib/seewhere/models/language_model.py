@@ -45,7 +45,7 @@ def load_language_model(name: str, adapter: str | Path | None = None, **settings
         ValueError: for an adapter on an address, or a name that is neither known nor loadable.
         SmolLM2NotInstalled: for ``"smollm2"`` without its package.
     """
-    if name.startswith(("http://", "https://")):
+    if is_address(name):
         if adapter is not None:
             raise ValueError(
                 f"an adapter cannot be put on a served model (got adapter={str(adapter)!r} with {name}). Serve the "
@@ -54,6 +54,11 @@ def load_language_model(name: str, adapter: str | Path | None = None, **settings
         return EndpointLanguageModel(name, **settings)
     given: dict[str, Any] = {"name": name} if name in ("smollm2", "micro") else {}
     return HubLanguageModel.load(source_of(name), adapter, **given, **settings)
+
+
+def is_address(name: str) -> bool:
+    """Whether a language model's name is the address of a server."""
+    return name.startswith(("http://", "https://"))
 
 
 def source_of(name: str) -> str | Path:

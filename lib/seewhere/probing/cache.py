@@ -144,12 +144,14 @@ def fill(
         if todo:  # another process may have computed them while this one waited
             missing = {key.layer: _missing(key, root, clean=True) for key in keys}
             todo = sorted(set().union(*missing.values()))
+        left = sum(map(len, missing.values()))  # shards of every layer
         for shard in tqdm(todo, desc=description, unit="shard", disable=not progress or not todo, leave=False):
             layers = [layer for layer, shards in missing.items() if shard in shards]
             rows = keys[0].slice_of(shard)
             found = compute(rows, layers)
             for layer in layers:
-                _write(by_layer[layer], shard, np.asarray(found[layer]), root, remaining=len(todo))
+                _write(by_layer[layer], shard, np.asarray(found[layer]), root, remaining=left)
+                left -= 1
     tables = {key.layer: open_table(key, root) for key in keys}
     absent = [layer for layer, table in tables.items() if table is None]
     if absent:

@@ -17,7 +17,7 @@ from seewhere.probing.names import FROZEN, UNFROZEN, folder_of
 from seewhere.probing.protocols import EncodedResampler, Resampler, TrainableResampler
 from seewhere.probing.search import Found, SearchSpace, search
 from seewhere.probing.sources import FrozenTokens, TrainedTokens
-from seewhere.probing.tasks import SPLITS, Example, Task, data_hash
+from seewhere.probing.tasks import SPLITS, Example, Task, data_hash, examples_hash
 from seewhere.probing.training import Fitted, OnEpoch, ProbeSettings, fit, predict
 
 
@@ -182,8 +182,9 @@ def search_arm(
     identity = {
         "weights": model.weights_hash,
         "layer": chosen,
-        "train": data_hash(task.splits["train"]),
-        "validation": data_hash(task.splits["validation"]),
+        "mixed precision": str(bool(getattr(model, "bf16", False))),
+        **{split: data_hash(task.splits[split]) for split in ("train", "validation")},
+        **{f"{split} targets": examples_hash(task.splits[split]) for split in ("train", "validation")},
     }
     return search(
         train,
