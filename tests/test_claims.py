@@ -36,6 +36,13 @@ def test_verdicts_come_from_intervals(intervals: list[tuple[Any, Any]], expected
     assert claims.verdict("F6", [gain(*interval) for interval in intervals]).verdict == expected
 
 
+def test_one_stray_interval_among_many_refutes_nothing() -> None:
+    stray = gain(-9, -0.5)
+    assert claims.verdict("F6", [stray]).verdict == "not confirmed"
+    assert claims.verdict("F6", [stray] + 11 * [gain(1, 5)]).verdict == "inconclusive"
+    assert claims.verdict("F6", [gain(-9, -5)] + 11 * [gain(1, 5)]).verdict == "not confirmed"
+
+
 def test_a_claim_that_points_down_is_judged_the_other_way() -> None:
     below = claims.Condition("tau", "below")
     assert below.judge(gain(-5, -1)) == "confirmed"

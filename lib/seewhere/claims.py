@@ -2,7 +2,8 @@
 
 A verdict comes from intervals and nothing else. A claim names its metrics and the side of a bound on which
 their whole intervals must lie. *Confirmed*: all settings are clear on the right side. *Not confirmed*: one at least is
-clear on the wrong side. *Inconclusive*: neither. *Not yet run*: there is no record.
+clear on the wrong side, with its interval widened for the number of settings. *Inconclusive*: neither.
+*Not yet run*: there is no record.
 """
 
 from __future__ import annotations
@@ -66,16 +67,17 @@ def verdict(number: str, records: Iterable[results.Record]) -> Verdict:
     if number not in CLAIMS:
         raise ValueError(f"no claim {number!r}; the claims are {', '.join(CLAIMS)}")
     own = results.select(records, claim=number)
-    judged = [
-        (condition.metric, condition.judge(entry))
+    pairs = [
+        (condition, entry)
         for condition in CLAIMS[number].conditions
         for entry in results.select(own, metric=condition.metric)
     ]
+    judged = [condition.judge(entry, len(pairs)) for condition, entry in pairs]
     missing = tuple(lack for condition in CLAIMS[number].conditions for lack in _missing(condition, own))
-    clear = sum(outcome == CONFIRMED for _, outcome in judged)
+    clear = judged.count(CONFIRMED)
     if not judged:
         word = ABSENT
-    elif any(outcome == REFUTED for _, outcome in judged):
+    elif REFUTED in judged:
         word = REFUTED
     else:
         word = CONFIRMED if clear == len(judged) and not missing else OPEN
