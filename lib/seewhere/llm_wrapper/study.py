@@ -126,21 +126,28 @@ class Study:
         }
 
     def panels(self, detector: str, llm: str, count: int = 4) -> list[figures.PanelRow]:
-        """Lay out expressions, one a picture, for which the detector and a fine-tuned model asked before disagree."""
+        """Lay out expressions, one a picture, for which the detector and a fine-tuned model asked before disagree.
+
+        Where they never do, those that the model was asked first.
+        """
         asked = self.table[self.table.system == experiments.system(detector, llm)]
         chosen = dict(zip(asked.expression_id, asked["index"], strict=True))
-        rows: list[figures.PanelRow] = []
+        apart: list[figures.PanelRow] = []
+        alike: list[figures.PanelRow] = []
         shown: set[int] = set()
         for expression, found in zip(self.expressions, self.candidates[detector], strict=True):
             own, image_id = int(found.metadata.get("top", -1)), expression.image.image_id
-            index = chosen.get(expression.expression_id, own)
-            if own != index and len(rows) < count and image_id not in shown:
+            index = int(chosen.get(expression.expression_id, own))
+            rows = alike if own == index else apart
+            if expression.expression_id not in chosen or len(rows) >= count or (rows is apart and image_id in shown):
+                continue
+            if rows is apart:
                 shown.add(image_id)
-                choices = {"detector": own, "wrapper": int(index)}
-                rows.append(
-                    figures.PanelRow(expression.image.open(), expression.text, found, expression.region.box, choices)
-                )
-        return rows
+            choices = {"detector": own, "wrapper": index}
+            rows.append(
+                figures.PanelRow(expression.image.open(), expression.text, found, expression.region.box, choices)
+            )
+        return apart or alike
 
     def at_random(self, detector: str, seed: int) -> pd.DataFrame:
         """Score one candidate picked at random, the floor of every choice."""
