@@ -146,7 +146,7 @@ def test_no_module_is_longer_than_a_reader_can_hold() -> None:
 
 
 def test_shipped_weights_stay_small_enough_to_clone() -> None:
-    files = [path for path in (ROOT / "lib/seewhere/weights").rglob("*.safetensors")]
+    files = list((ROOT / "lib/seewhere/weights").rglob("*.safetensors"))
     assert files and sum(path.stat().st_size for path in files) <= 40e6
 
 

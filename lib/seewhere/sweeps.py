@@ -135,7 +135,8 @@ def _connect(client: Any) -> None:
     try:
         client.current(allow_global=True)
     except ValueError:
-        print(f"dask: {client()}")
+        connected = client()
+        print(f"dask: {connected}")
 
 
 def run_point(notebook: str, point: Point, out: str | None) -> runs.Run:

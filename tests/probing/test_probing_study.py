@@ -1,6 +1,7 @@
 """The study as the notebook runs it, on small models that really look."""
 
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -244,32 +245,22 @@ def test_metrics_and_the_pictures_of_one_seed(main):
 
 
 def test_a_live_look_reads_as_many_examples_as_the_preset_says(main, monkeypatch):
-    read = []
-    original = experiments.unfrozen_arm
-    monkeypatch.setattr(
-        experiments,
-        "unfrozen_arm",
-        lambda task, *a, **k: read.append(len(task.splits["train"])) or original(task, *a, **k),
-    )
+    arm = Mock(wraps=experiments.unfrozen_arm)
+    monkeypatch.setattr(experiments, "unfrozen_arm", arm)
     for examples in (0, 7):
         main.settings = presets.with_changes(main.settings, live_unfrozen_examples=examples)
         main.live("rec", "tiny", epochs=1)
+    read = [len(call.args[0].splits["train"]) for call in arm.call_args_list]
     assert read == [len(main.tasks["rec"].splits["train"]), 7]
 
 
 def test_layered_tasks_are_computed_in_one_pass(main, monkeypatch):
-    passes = []
-    original = experiments.cached_features
-    monkeypatch.setattr(
-        experiments,
-        "cached_features",
-        lambda model, examples, layers=None, **k: (
-            passes.append(tuple(layers)) or original(model, examples, layers, **k)
-        ),
-    )
+    features = Mock(wraps=experiments.cached_features)
+    monkeypatch.setattr(experiments, "cached_features", features)
     main.layered = ["rec"]
     main.frozen(["tiny"], ["rec", "vsr"])
     every = tuple(main.models["tiny"].layers)
+    passes = [tuple(call.args[2]) for call in features.call_args_list]
     assert passes == 3 * [every] + 3 * [every[-1:]]
 
 

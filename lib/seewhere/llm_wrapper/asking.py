@@ -30,13 +30,10 @@ def most(tuned: Tuned, settings: Preset, side: bool = False, study: Study | None
 
     A study that has no more expressions in all than a large model is asked of one seed is asked whole.
     """
-    if not is_large(tuned) or (study is not None and _is_small(study, settings)):
+    small = study is not None and len(study.expressions) <= settings.large_expressions
+    if small or not is_large(tuned):
         return None
     return settings.large_side_expressions if side else settings.large_expressions
-
-
-def _is_small(study: Study, settings: Preset) -> bool:
-    return len(study.expressions) <= settings.large_expressions
 
 
 def ask_all(
@@ -51,9 +48,11 @@ def ask_all(
     for study, detector in tqdm(pairs, desc=llm, leave=False):
         side = study.is_long or detector != detectors[0]
         study.ask(tuned.wrappers, detector, llm, most=most(tuned, settings, side, study))
-        cheap = not is_large(tuned) or _is_small(study, settings)
-        if before is not None and (study is studies[0] or (cheap and not study.is_long)):
-            study.ask(before.wrappers, detector, llm, ZERO_SHOT, most=most(before, settings, True, study))
+        if before is None:
+            continue
+        share = most(before, settings, True, study)
+        if study is studies[0] or (share is None and not study.is_long):
+            study.ask(before.wrappers, detector, llm, ZERO_SHOT, most=share)
 
 
 def ask_freely(

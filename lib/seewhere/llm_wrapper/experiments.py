@@ -20,8 +20,8 @@ from seewhere.llm_wrapper import prompts
 from seewhere.llm_wrapper.examples import SMALLEST_IOU, right_candidate
 from seewhere.llm_wrapper.wrapper import STATUSES, Answer, LLMWrapper
 from seewhere.models.candidates import Detections
-from seewhere.models.language_model import is_address
 from seewhere.models.protocols import Grounder
+from seewhere.models.provenance import is_address
 from seewhere.records import Expression
 
 ANNOTATIONS = "annotations"  # stands for a data set's own boxes in place of a detector

@@ -132,22 +132,18 @@ class Study:
         """
         asked = self.table[self.table.system == experiments.system(detector, llm)]
         chosen = dict(zip(asked.expression_id, asked["index"], strict=True))
-        apart: list[figures.PanelRow] = []
-        alike: list[figures.PanelRow] = []
-        shown: set[int] = set()
-        for expression, found in zip(self.expressions, self.candidates[detector], strict=True):
-            own, image_id = int(found.metadata.get("top", -1)), expression.image.image_id
-            index = int(chosen.get(expression.expression_id, own))
-            rows = alike if own == index else apart
-            if expression.expression_id not in chosen or len(rows) >= count or (rows is apart and image_id in shown):
-                continue
-            if rows is apart:
-                shown.add(image_id)
-            choices = {"detector": own, "wrapper": index}
-            rows.append(
-                figures.PanelRow(expression.image.open(), expression.text, found, expression.region.box, choices)
-            )
-        return apart or alike
+        pairs = zip(self.expressions, self.candidates[detector], strict=True)
+        known = [(expression, found) for expression, found in pairs if expression.expression_id in chosen]
+        apart = [(e, found) for e, found in known if chosen[e.expression_id] != found.metadata.get("top", -1)]
+        rows: dict[int, figures.PanelRow] = {}
+        for expression, found in apart or known:
+            if len(rows) < count and expression.image.image_id not in rows:
+                index = int(chosen[expression.expression_id])
+                choices = {"detector": int(found.metadata.get("top", -1)), "wrapper": index}
+                rows[expression.image.image_id] = figures.PanelRow(
+                    expression.image.open(), expression.text, found, expression.region.box, choices
+                )
+        return list(rows.values())
 
     def at_random(self, detector: str, seed: int) -> pd.DataFrame:
         """Score one candidate picked at random, the floor of every choice."""

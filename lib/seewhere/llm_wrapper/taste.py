@@ -34,7 +34,8 @@ from seewhere.llm_wrapper.study import annotated_candidates, draw_expressions
 from seewhere.llm_wrapper.training import ATTENTION_AND_MLP, LoraSettings, fine_tune
 from seewhere.llm_wrapper.wrapper import HISTORY_FILE, WRAPPER_FILE, LLMWrapper, describe_adapter, shipped_adapter
 from seewhere.models import provenance
-from seewhere.models.language_model import HubLanguageModel, is_address, load_language_model, quick_dtype, source_of
+from seewhere.models.language_model import HubLanguageModel, load_language_model, quick_dtype, source_of
+from seewhere.models.provenance import is_address
 from seewhere.models.registry import load_grounder
 from seewhere.presets import Preset
 from seewhere.world.sprites import load_sprites
@@ -55,7 +56,6 @@ LEARNT = (  # the settings that a training here depends on
 )
 QUESTIONS_PER_SCENE = 8
 SCENES = "scenes"
-SERVED = "as served"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Tuned:
     @property
     def served(self) -> bool:
         """Whether it stands behind an address: how it was trained is not known, and before and after are one."""
-        return self.origin == SERVED
+        return self.origin == experiments.AS_SERVED
 
     def unread(self, detectors: Sequence[str]) -> list[str]:
         """Those of `detectors` whose boxes it never met, if training showed it any detector's boxes at all (F8).
@@ -256,7 +256,7 @@ def fine_tuned(
     if is_address(language_model):
         wrapper = _load(language_model, None, settings)
         hashes = _hashes(wrapper, language_model)
-        return Tuned(dict.fromkeys(seeds, wrapper), SERVED, pd.DataFrame(), (), hashes)
+        return Tuned(dict.fromkeys(seeds, wrapper), experiments.AS_SERVED, pd.DataFrame(), (), hashes)
     folder = shipped_adapter(language_model)
     if settings.adapter == "shipped" and folder is not None:
         wrapper = _load(language_model, folder, settings)

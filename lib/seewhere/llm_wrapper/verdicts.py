@@ -16,9 +16,9 @@ from scipy import stats
 
 from seewhere import claims, metrics, results
 from seewhere.llm_wrapper import experiments
-from seewhere.llm_wrapper.experiments import FINE_TUNED, ZERO_SHOT, pooled, shown
+from seewhere.llm_wrapper.experiments import AS_SERVED, FINE_TUNED, ZERO_SHOT, pooled, shown
 from seewhere.llm_wrapper.study import Study
-from seewhere.llm_wrapper.taste import SERVED, Tuned
+from seewhere.llm_wrapper.taste import Tuned
 from seewhere.llm_wrapper.wrapper import ASKED
 
 LONG_TEXT = 7
@@ -34,7 +34,7 @@ class Origin(results.Origin):
 
     def record(self, interval: metrics.Interval, claim: str | None, metric: str, **setting: Any) -> results.Record:
         """As its base; claims are about fine-tuned models, so none rests on one whose training is not known."""
-        return super().record(interval, None if self.training == SERVED else claim, metric, **setting)
+        return super().record(interval, None if self.training == AS_SERVED else claim, metric, **setting)
 
 
 Origins = Mapping[str, Origin]

@@ -40,6 +40,7 @@ from tqdm.auto import tqdm
 from seewhere import storage
 from seewhere.models.candidates import Detections, make_candidates
 from seewhere.models.inputs import check_pairs
+from seewhere.models.provenance import is_address
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -160,7 +161,7 @@ class ApiGrounder:
         seed: int = 0,
         progress: bool = True,
     ) -> None:
-        if not endpoint.startswith(("http://", "https://")):
+        if not is_address(endpoint):
             raise ValueError(
                 f"{name}: endpoint {endpoint!r}; expected an address that starts with http:// or https://."
             )

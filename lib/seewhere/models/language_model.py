@@ -23,6 +23,7 @@ from seewhere.models.adapters import WEIGHTS, adapter_source, add_adapter, four_
 from seewhere.models.endpoint import EndpointLanguageModel
 from seewhere.models.packed_folders import plain
 from seewhere.models.protocols import LanguageModel, Message
+from seewhere.models.provenance import is_address
 from seewhere.models.smollm2 import smollm2_folder
 
 MICRO_FOLDER = WEIGHTS / "micro-lm"
@@ -54,11 +55,6 @@ def load_language_model(name: str, adapter: str | Path | None = None, **settings
         return EndpointLanguageModel(name, **settings)
     given: dict[str, Any] = {"name": name} if name in ("smollm2", "micro") else {}
     return HubLanguageModel.load(source_of(name), adapter, **given, **settings)
-
-
-def is_address(name: str) -> bool:
-    """Whether a language model's name is the address of a server."""
-    return name.startswith(("http://", "https://"))
 
 
 def source_of(name: str) -> str | Path:

@@ -7,7 +7,6 @@ readable as the captions; letters and digits alone spell whatever else comes.
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -97,12 +96,7 @@ def world_texts(scenes: int = 400, first: int = 0) -> Iterator[str]:
 
 @lru_cache(maxsize=2)
 def world_tokenizer(vocabulary: int = 1536) -> PreTrainedTokenizerFast:
-    """Return the tokenizer trained on the world's texts; the same every time, each a copy of its own."""
-    return copy.deepcopy(_trained_once(vocabulary))
-
-
-@lru_cache(maxsize=4)
-def _trained_once(vocabulary: int) -> PreTrainedTokenizerFast:
+    """Return the tokenizer trained on the world's texts; the same every time."""
     return build_tokenizer(world_texts(), vocabulary)
 
 

@@ -19,6 +19,11 @@ WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".npz")
 CONFIGS = ("config.json", "adapter_config.json")
 
 
+def is_address(name: str) -> bool:
+    """Whether a model's name is the address of a server."""
+    return name.startswith(("http://", "https://"))
+
+
 def weight_hash(source: str | Path) -> str:
     """Return what identifies the weights of a model.
 
@@ -30,7 +35,7 @@ def weight_hash(source: str | Path) -> str:
         hub id "revision ..."; for an address "served at ..."; "unknown" where nothing can be told.
     """
     text = str(source)
-    if text.startswith(("http://", "https://")):
+    if is_address(text):
         return f"served at {text}"
     folder = Path(source)
     if folder.is_dir():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from seewhere.models.inputs import model_family
 from seewhere.models.protocols import Grounder
+from seewhere.models.provenance import is_address
 
 if TYPE_CHECKING:
     from seewhere.models.minigpt import MiniGPT
@@ -72,7 +73,7 @@ def load_grounder(source: str | Path, **options: Any) -> Grounder:
         ValueError: a model that cannot ground phrases.
     """
     text = str(source)
-    if text.startswith(("http://", "https://")):
+    if is_address(text):
         from seewhere.models.api import ApiGrounder
 
         return ApiGrounder(text, **options)

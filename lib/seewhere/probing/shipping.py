@@ -86,15 +86,11 @@ def ship(out: Path, preset: presets.Preset, tasks: Sequence[str] = TASKS, target
     rows = read_runs(out, list(jobs(preset, tasks)))
     with storage.atomic_directory(target, overwrite=target.exists()) as work:
         for row in rows[rows.arm == UNFROZEN].itertuples():
-            place = folder_of(work, row.task, row.resampler, row.seed)
-            shutil.copytree(Path(row.run) / "arm", place)
-            for file in (place, place / WEIGHTS, place / ABOUT):
-                file.chmod(0o755 if file.is_dir() else 0o644)
+            shutil.copytree(Path(row.run) / "arm", folder_of(work, row.task, row.resampler, row.seed))
         for about in work.rglob(ABOUT):
             start_of(about.parent)
         size = sum(file.stat().st_size for file in work.rglob(WEIGHTS)) / 1e6
         storage.atomic_write_text(work / "README.md", card(rows, size, preset.world_preset))
-        (work / "README.md").chmod(0o644)
     return target
 
 
