@@ -23,13 +23,13 @@ def test_the_ledger_has_21_claims_in_order() -> None:
     ("intervals", "expected"),
     [
         ([], "not yet run"),
-        ([(1, 5)], "confirmed"),
-        ([(1, 5), (2, 8)], "confirmed"),
-        ([(1, 5), (-1, 8)], "inconclusive"),
-        ([(0, 5)], "inconclusive"),
-        ([(None, None)], "inconclusive"),
-        ([(1, 5), (-9, -2)], "not confirmed"),
-        ([(-9, 0)], "not confirmed"),
+        ([(1, 5)], "reproduced"),
+        ([(1, 5), (2, 8)], "reproduced"),
+        ([(1, 5), (-1, 8)], "not at this scale"),
+        ([(0, 5)], "not at this scale"),
+        ([(None, None)], "not at this scale"),
+        ([(1, 5), (-9, -2)], "contradicted"),
+        ([(-9, 0)], "not at this scale"),
     ],
 )
 def test_verdicts_come_from_intervals(intervals: list[tuple[Any, Any]], expected: str) -> None:
@@ -38,16 +38,22 @@ def test_verdicts_come_from_intervals(intervals: list[tuple[Any, Any]], expected
 
 def test_one_stray_interval_among_many_refutes_nothing() -> None:
     stray = gain(-9, -0.5)
-    assert claims.verdict("F6", [stray]).verdict == "not confirmed"
-    assert claims.verdict("F6", [stray] + 11 * [gain(1, 5)]).verdict == "inconclusive"
-    assert claims.verdict("F6", [gain(-9, -5)] + 11 * [gain(1, 5)]).verdict == "not confirmed"
+    assert claims.verdict("F6", [stray]).verdict == "contradicted"
+    assert claims.verdict("F6", [stray] + 11 * [gain(1, 5)]).verdict == "not at this scale"
+    assert claims.verdict("F6", [gain(-9, -5)] + 11 * [gain(1, 5)]).verdict == "contradicted"
 
 
 def test_a_claim_that_points_down_is_judged_the_other_way() -> None:
     below = claims.Condition("tau", "below")
-    assert below.judge(gain(-5, -1)) == "confirmed"
-    assert below.judge(gain(1, 5)) == "not confirmed"
-    assert below.judge(gain(-5, 1)) == "inconclusive"
+    assert below.judge(gain(-5, -1)) == "reproduced"
+    assert below.judge(gain(1, 5)) == "contradicted"
+    assert below.judge(gain(-5, 1)) == "not at this scale"
+
+
+def test_half_the_printed_effect_is_not_its_opposite() -> None:
+    threefold = claims.Condition("re_ratio", "above", 2.5, nothing=1.0)
+    verdicts = [threefold.judge(gain(*around)) for around in ((2.6, 3), (1.5, 2), (0.8, 1.2), (0.5, 0.7))]
+    assert verdicts == ["reproduced", "not at this scale", "not at this scale", "contradicted"]
 
 
 def test_a_claim_on_several_tasks_needs_records_of_all() -> None:
@@ -55,24 +61,24 @@ def test_a_claim_on_several_tasks_needs_records_of_all() -> None:
         return {**gain(20, 25, "gap", "F1"), "setting": {"task": task, "resampler": "micro-blip2"}}
 
     some = claims.verdict("F1", [gap("rec"), gap("vsr")])
-    assert some.verdict == "inconclusive" and some.missing == ("gap on rcm",)
+    assert some.verdict == "not at this scale" and some.missing == ("gap on rcm",)
     assert "2 of 2 clear; no record of gap on rcm" in str(some)
-    assert claims.verdict("F1", [gap(task) for task in ("rec", "vsr", "rcm")]).verdict == "confirmed"
+    assert claims.verdict("F1", [gap(task) for task in ("rec", "vsr", "rcm")]).verdict == "reproduced"
 
 
 def test_rates_may_touch_their_bound_but_not_cross_it() -> None:
     def rates(high: float) -> list[results.Record]:
         return [gain(0, high, name, "F11") for name in ("non_integer_rate", "out_of_range_rate")]
 
-    assert claims.verdict("F11", rates(0.0)).verdict == "confirmed"
-    assert claims.verdict("F11", rates(0.3)).verdict == "confirmed"
-    assert claims.verdict("F11", rates(0.4)).verdict == "inconclusive"
-    assert claims.verdict("F11", [gain(0.5, 2, "non_integer_rate", "F11")]).verdict == "not confirmed"
+    assert claims.verdict("F11", rates(0.0)).verdict == "reproduced"
+    assert claims.verdict("F11", rates(0.3)).verdict == "reproduced"
+    assert claims.verdict("F11", rates(0.4)).verdict == "not at this scale"
+    assert claims.verdict("F11", [gain(0.5, 2, "non_integer_rate", "F11")]).verdict == "contradicted"
 
 
 def test_a_claim_with_several_metrics_needs_them_all() -> None:
     verdict = claims.verdict("F10", [gain(1, 5, "long_text_gain", "F10")])
-    assert verdict.verdict == "inconclusive" and verdict.missing == ("many_candidates_gain", "same_label_gap")
+    assert verdict.verdict == "not at this scale" and verdict.missing == ("many_candidates_gain", "same_label_gap")
     assert "no record of many_candidates_gain" in str(verdict)
 
 
@@ -96,8 +102,8 @@ def test_the_command_prints_text_and_json(tmp_path: Path, capsys: pytest.Capture
     assert cli.main(["claims", "--json", "--notebook", "02", "--results", str(path)]) == 0
     entries = json.loads(capsys.readouterr().out)
     assert [entry["claim"] for entry in entries] == ["F6", "F7", "F8", "F9", "F10", "F11"]
-    assert entries[0]["verdict"] == "confirmed" and entries[0]["records"][0]["value"] == 3.0
+    assert entries[0]["verdict"] == "reproduced" and entries[0]["records"][0]["value"] == 3.0
     assert entries[1]["verdict"] == "not yet run"
     assert cli.main(["claims", "--results", str(path)]) == 0
     said = capsys.readouterr().out
-    assert "confirmed (1 of 1 clear)" in said and "+18 points" in said and "+3.0 [1.0, 5.0]" in said
+    assert "reproduced (1 of 1 clear)" in said and "+18 points" in said and "+3.0 [1.0, 5.0]" in said

@@ -70,7 +70,7 @@ def test_outputs_numbers_and_readme_are_written_back(make_notebook: Maker, home:
     assert [entry["value"] for entry in results.read(path.parent / "results.json")] == [9]
     said = (root / "README.md").read_text()
     assert "[02_llm_wrapper](notebooks/02_llm_wrapper.ipynb)" in said and "**Better?**" in said
-    assert "+9.0 [1.0, 99.0]" in said and "confirmed (1 of 1 clear)" in said
+    assert "+9.0 [1.0, 99.0]" in said and "reproduced (1 of 1 clear)" in said
     assert cli.main(["refresh", "-p", "seed=5"]) == 0
     assert [entry["value"] for entry in results.read(path.parent / "results.json")] == [10]
 

@@ -1,9 +1,9 @@
 """The ledger: what the four papers claim, what they printed, what came out here, and the verdict.
 
 A verdict comes from intervals and nothing else. A claim names its metrics and the side of a bound on which
-their whole intervals must lie. *Confirmed*: all settings are clear on the right side. *Not confirmed*: one at least is
-clear on the wrong side, with its interval widened for the number of settings. *Inconclusive*: neither.
-*Not yet run*: there is no record.
+their whole intervals must lie. *Reproduced*: all settings are clear on the right side. *Contradicted*: one at least is
+clear of no effect on the wrong side, with its interval widened for the number of settings. *Not at this scale*:
+neither. *Not yet run*: there is no record.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from seewhere import results
-from seewhere.papers import ABSENT, CLAIMS, CONFIRMED, OPEN, REFUTED, Claim, Condition, Printed
+from seewhere.papers import ABSENT, CLAIMS, CONTRADICTED, REPRODUCED, UNSEEN, Claim, Condition, Printed
 
 __all__ = [
     "ABSENT",
     "CLAIMS",
-    "CONFIRMED",
-    "OPEN",
-    "REFUTED",
+    "CONTRADICTED",
+    "REPRODUCED",
+    "UNSEEN",
     "Claim",
     "Condition",
     "Printed",
@@ -44,7 +44,7 @@ class Verdict:
 
     claim: str
     verdict: str
-    confirmed: int
+    clear: int
     settings: int
     missing: tuple[str, ...]
 
@@ -52,13 +52,13 @@ class Verdict:
         if not self.settings:
             return self.verdict
         lacking = f"; no record of {', '.join(self.missing)}" if self.missing else ""
-        return f"{self.verdict} ({self.confirmed} of {self.settings} clear{lacking})"
+        return f"{self.verdict} ({self.clear} of {self.settings} clear{lacking})"
 
 
 def verdict(number: str, records: Iterable[results.Record]) -> Verdict:
     """The verdict on claim `number` ("F6") from those of `records` that carry it.
 
-    A claim with several metrics is confirmed only when each has at least one record, of every task that its condition
+    A claim with several metrics is reproduced only when each has at least one record, of every task that its condition
     names, and all records are clear.
 
     Raises:
@@ -74,13 +74,13 @@ def verdict(number: str, records: Iterable[results.Record]) -> Verdict:
     ]
     judged = [condition.judge(entry, len(pairs)) for condition, entry in pairs]
     missing = tuple(lack for condition in CLAIMS[number].conditions for lack in _missing(condition, own))
-    clear = judged.count(CONFIRMED)
+    clear = judged.count(REPRODUCED)
     if not judged:
         word = ABSENT
-    elif REFUTED in judged:
-        word = REFUTED
+    elif CONTRADICTED in judged:
+        word = CONTRADICTED
     else:
-        word = CONFIRMED if clear == len(judged) and not missing else OPEN
+        word = REPRODUCED if clear == len(judged) and not missing else UNSEEN
     return Verdict(number, word, clear, len(judged), missing)
 
 

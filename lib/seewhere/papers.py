@@ -1,4 +1,4 @@
-"""What the four papers claim, what they print, and what our records must show for a claim to count as confirmed."""
+"""What the four papers claim, what they print, and what our records must show for a claim to count as reproduced."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from statistics import NormalDist
 from seewhere import results
 
 NORMAL = NormalDist()
-CONFIRMED, REFUTED, OPEN, ABSENT = "confirmed", "not confirmed", "inconclusive", "not yet run"
+REPRODUCED, CONTRADICTED, UNSEEN, ABSENT = "reproduced", "contradicted", "not at this scale", "not yet run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,8 @@ class Condition:
 
     With `closed`, touching the bound counts as being on the right side (a rate of exactly 0 is not above 0). A claim
     that speaks of several tasks needs records of all of them: those that `tasks` names, as ``setting.task``.
+    Only beyond `nothing`, the value of no effect (the bound where none is given), does a record contradict a claim: an
+    effect half as large as the paper's is not its opposite.
     """
 
     metric: str
@@ -24,23 +26,25 @@ class Condition:
     bound: float = 0.0
     closed: bool = False
     tasks: tuple[str, ...] = ()
+    nothing: float | None = None
 
     def judge(self, record: results.Record, among: int = 1) -> str:
-        """Verdict on one record of `among`; one without an interval can only be inconclusive.
+        """Verdict on one record of `among`; one without an interval is clear of nothing.
 
-        One record on the wrong side refutes a claim, and of twelve 95 % intervals one strays by chance every third or
-        fourth time. So its interval is widened first, as a normal one, to cover all `among` at once (Bonferroni).
+        One record on the wrong side contradicts a claim, and of twelve 95 % intervals one strays by chance every third
+        or fourth time. So its interval is widened first, as a normal one, to cover all `among` at once (Bonferroni).
         """
         value, low, high, bound = record["value"], record["low"], record["high"], self.bound
+        nothing = bound if self.nothing is None else self.nothing
         if low is None:
-            return OPEN
+            return UNSEEN
         if self.side == "below":
-            value, low, high, bound = -value, -high, -low, -bound
+            value, low, high, bound, nothing = -value, -high, -low, -bound, -nothing
         if low > bound or (self.closed and low >= bound):
-            return CONFIRMED
+            return REPRODUCED
         ratio = NORMAL.inv_cdf(1 - 0.025 / among) / NORMAL.inv_cdf(0.975)
         wide = high + (high - value) * (ratio - 1)
-        return REFUTED if wide < bound or (not self.closed and wide <= bound) else OPEN
+        return CONTRADICTED if wide < nothing else UNSEEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +320,7 @@ _ALL = (
         PIXELS,
         "Adapting the vision encoder cuts the reconstruction error about threefold.",
         _N5,
-        (Condition("re_ratio", "above", 2.5),),
+        (Condition("re_ratio", "above", 2.5, nothing=1.0),),
         _F17,
     ),
     Claim(

@@ -33,7 +33,9 @@ def test_f17_is_one_ratio_per_evaluation_set(study: studies.Study) -> None:
     assert all(r["value"] > 1.5 and r["low"] <= r["value"] <= r["high"] for r in records)
     assert all(r["notebook"] == "05_pixel_reconstruction" for r in records)
     same = verdicts.ratios(study, "adapted", "adapted", ORIGIN)
-    assert claims.verdict("F17", same).verdict == claims.REFUTED
+    assert claims.verdict("F17", same).verdict == claims.UNSEEN, "no effect is not the opposite of one"
+    swapped = verdicts.ratios(study, "adapted", "frozen", ORIGIN)
+    assert claims.verdict("F17", swapped).verdict == claims.CONTRADICTED
     assert (
         claims.measured(records[0]) == f"{records[0]['value']:.2f} [{records[0]['low']:.2f}, {records[0]['high']:.2f}]"
     )
@@ -51,7 +53,7 @@ def test_f19_wants_drop_ratio_and_restored_tasks(study: studies.Study) -> None:
     records = verdicts.stages(study, {"1": "frozen", "2": "adapted", "3": "stage 3"}, ORIGIN)
     records += verdicts.restored(rows, "adapted", "stage 3", ORIGIN)
     assert {r["metric"] for r in records} == {"second_stage_drop", "third_stage_re_ratio", "third_stage_restored"}
-    assert claims.verdict("F19", records).verdict == claims.CONFIRMED
+    assert claims.verdict("F19", records).verdict == claims.REPRODUCED
     assert claims.verdict("F19", verdicts.stages(study, {"2": "adapted", "3": "stage 3"}, ORIGIN)).missing
     lost = verdicts.kept(rows, "stage 3", "adapted", ORIGIN)
     assert [round(r["value"]) for r in lost] == [-50, -50] and lost[0]["claim"] is None
@@ -106,9 +108,9 @@ def test_f18_from_the_table_of_the_four_arms() -> None:
         {"gain_ciou": 20, "pixels_gain": 10, "adaptation_gain": 8, "over_pixels": 10, "over_adaptation": 12}
     )
     assert records[0]["seeds"] == [0, 1, 2] and records[0]["n"] == 180
-    assert claims.verdict("F18", records).verdict == claims.CONFIRMED
+    assert claims.verdict("F18", records).verdict == claims.REPRODUCED
     worse = verdicts.arm_gains(arm_table({"both": 0.1, "pixels": 0.1, "adaptation": 0.08, "neither": 0.0}), MASKS)
-    assert claims.verdict("F18", worse).verdict != claims.CONFIRMED
+    assert claims.verdict("F18", worse).verdict != claims.REPRODUCED
     assert verdicts.arm_gains(arms.shipped("nowhere"), MASKS) == []
     assert isinstance(drawings.arms_chart(table, arms.ARMS), Figure)
     assert isinstance(drawings.hundreds_chart(table, size=50), Figure)
@@ -123,16 +125,16 @@ def test_f21_and_the_live_comparison() -> None:
     assert records[0]["value"] == pytest.approx(10) and records[1]["value"] == pytest.approx(100 / 3)
     assert [r["claim"] for r in records] == [None, "F21", None]
     assert all(r["setting"]["training"] == "one run" for r in records)
-    assert claims.verdict("F21", records).verdict == claims.OPEN, "more than frozen may still be next to nothing"
+    assert claims.verdict("F21", records).verdict == claims.UNSEEN, "more than frozen may still be next to nothing"
     table = arm_table({"adapted": 0.1, "frozen": 0.0, "constant box": 0.0})
     table.loc[table.system == "adapted", "hit"] = True
     table.loc[table.system == "constant box", "hit"] = False
     records = verdicts.live_gains(table, "adapted", "frozen", MASKS)
     over = [r for r in records if r["metric"] == "referring_over_constant"]
     assert [(r["claim"], r["value"]) for r in over] == [("F21", 100), (None, 100)]
-    assert claims.verdict("F21", records).verdict == claims.CONFIRMED
+    assert claims.verdict("F21", records).verdict == claims.REPRODUCED
     table.loc[table.system == "constant box", "hit"] = True
-    assert claims.verdict("F21", verdicts.live_gains(table, "adapted", "frozen", MASKS)).verdict == claims.REFUTED
+    assert claims.verdict("F21", verdicts.live_gains(table, "adapted", "frozen", MASKS)).verdict == claims.UNSEEN
     assert verdicts.live_gains(table, "adapted", "nobody", MASKS) == []
     assert {r["setting"]["system"] for r in verdicts.scores(table, MASKS)} == {"adapted", "frozen", "constant box"}
 

@@ -149,7 +149,7 @@ def test_f1_has_a_gap_per_task_and_resampler():
     assert all(r["metric"] == "gap" and r["claim"] == "F1" and r["value"] == pytest.approx(50) for r in found)
     from seewhere import claims
 
-    assert claims.verdict("F1", found).verdict == "confirmed"
+    assert claims.verdict("F1", found).verdict == "reproduced"
 
 
 def test_f2_to_f5_are_judged_by_their_intervals():
@@ -157,25 +157,25 @@ def test_f2_to_f5_are_judged_by_their_intervals():
 
     layers = pd.concat([arm("vsr", "x", s, "frozen", n) for n, s in (("0", 0.4), ("1", 0.5), ("2", 0.9))])
     found = verdicts.earlier_layers(layers, "2", ORIGIN)
-    assert len(found) == 2 and claims.verdict("F2", found).verdict == "confirmed"
+    assert len(found) == 2 and claims.verdict("F2", found).verdict == "reproduced"
     found = []
     for task in ("rec", "vsr", "rcm"):
-        assert claims.verdict("F3", found).verdict != "confirmed", "it speaks of three tasks"
+        assert claims.verdict("F3", found).verdict != "reproduced", "it speaks of three tasks"
         bigger = pd.concat([arm(task, "x", 0.3 + n / 100, "frozen", layers=n) for n in (1, 2, 4)])
         found += verdicts.bigger_probes(bigger, arm(task, "x", 0.9, "unfrozen"), ORIGIN)
     assert [r["setting"]["probe_layers"] for r in found] == [2, 4] * 3
-    assert claims.verdict("F3", found).verdict == "confirmed"
+    assert claims.verdict("F3", found).verdict == "reproduced"
     many = {chr(97 + k): (k / 12, 0.01 * k, 1 - k / 12) for k in range(12)}
     boxes = table(many, 48, task="rec", resampler="x", arm="frozen")
     found = verdicts.correlations(boxes, {name: 3 + k for k, name in enumerate(many)}, ORIGIN)
     assert [r["metric"] for r in found] == ["area_tau", "distance_tau", "train_count_tau"]
-    assert claims.verdict("F4", found).verdict == "confirmed" and found[2]["claim"] is None
+    assert claims.verdict("F4", found).verdict == "reproduced" and found[2]["claim"] is None
     assert len(verdicts.correlations(boxes, dict.fromkeys(many, 3), ORIGIN)) == 2  # nothing to order by
     kinds = pd.concat([arm("vsr", "x", 0.9, "frozen").assign(category="Topological"),
                        arm("vsr", "x", 0.4, "frozen").assign(category="Directional", image_id="1")])  # fmt: skip
     kinds["image_id"] = np.arange(len(kinds)) % 60
     found = verdicts.relation_kinds(kinds, ORIGIN)
-    assert claims.verdict("F5", found).verdict == "confirmed" and found[0]["value"] == pytest.approx(50)
+    assert claims.verdict("F5", found).verdict == "reproduced" and found[0]["value"] == pytest.approx(50)
     with pytest.raises(ValueError, match="no rows with layer='9'"):
         verdicts.earlier_layers(layers, "9", ORIGIN)
 
