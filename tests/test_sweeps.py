@@ -98,6 +98,28 @@ def test_a_kernel_that_dies_is_a_failed_point(make_notebook: Maker, tmp_path: Pa
     assert run.state == "failed" and run.error
 
 
+def test_a_dask_cluster_takes_the_points(notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dask.distributed import LocalCluster
+
+    points = sweeps.grid(notebook, ["seed=0,2"], [f"log={tmp_path / 'log'}"])
+    with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster:
+        monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", cluster.scheduler_address)
+        found = sweeps.sweep(notebook, points, tmp_path / "out", jobs=2, backend="dask")
+    assert [run.state for run in found] == ["done", "done"]
+    assert sorted((tmp_path / "log").read_text().split()) == ["0", "2"]
+
+
+def test_a_ray_cluster_takes_the_points(notebook: Path, tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray", reason="not locked; pip install 'seewhere[scale]'")
+    points = sweeps.grid(notebook, ["seed=0,2"], [f"log={tmp_path / 'log'}"])
+    ray.init(num_cpus=2, include_dashboard=False)
+    try:
+        found = sweeps.sweep(notebook, points, tmp_path / "out", jobs=2, backend="ray")
+    finally:
+        ray.shutdown()
+    assert [run.state for run in found] == ["done", "done"]
+
+
 def test_an_unknown_backend_is_refused(notebook: Path) -> None:
     with pytest.raises(ValueError, match="loky, ray, dask"):
         sweeps.sweep(notebook, [], backend="threads")

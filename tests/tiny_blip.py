@@ -1,4 +1,4 @@
-"""BLIP-2 and InstructBLIP of the real classes at tiny size, random, saved as the large ones are."""
+"""BLIP-2, InstructBLIP and ViLT of the real classes at tiny size, random, saved as the large ones are."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from transformers import (
     BertTokenizer,
+    BertTokenizerFast,
     Blip2Config,
     Blip2ForImageTextRetrieval,
     Blip2Processor,
@@ -16,6 +17,10 @@ from transformers import (
     LlamaConfig,
     OPTConfig,
     PreTrainedTokenizerFast,
+    ViltConfig,
+    ViltForMaskedLM,
+    ViltImageProcessorPil,
+    ViltProcessor,
 )
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
@@ -75,4 +80,18 @@ def write_instructblip(folder: Path) -> Path:
     language = PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, pad_token="[PAD]", unk_token="[UNK]")
     processor = BlipImageProcessorPil(size={"height": 28, "width": 28})
     InstructBlipProcessor(processor, language, tokenizer).save_pretrained(folder)
+    return folder
+
+
+def write_vilt(folder: Path) -> Path:
+    """Write a ViLT, as the released one with a head that is not needed, and its processor; return its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "red", "square", "is", "on", "left", "right"]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    config = ViltConfig(vocab_size=len(words), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+                        intermediate_size=48, image_size=64, patch_size=16, max_position_embeddings=16)  # fmt: skip
+    torch.manual_seed(0)
+    ViltForMaskedLM(config).save_pretrained(folder)
+    image_processor = ViltImageProcessorPil(size={"shortest_edge": 48}, size_divisor=16)
+    ViltProcessor(image_processor, BertTokenizerFast(str(folder / "vocab.txt"))).save_pretrained(folder)
     return folder

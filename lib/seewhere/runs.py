@@ -107,11 +107,22 @@ def find_notebook(name: str) -> Path:
 
 
 def key(notebook: Path, values: Mapping[str, Any]) -> str:
-    """What makes two runs the same: the notebook's code, all its parameters and the package version. 12 hex digits."""
+    """What makes two runs the same: code, parameters, the preset's settings and the package version. 12 hex digits."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    content = [code, parameters.resolve(notebook, values), seewhere.__version__]
+    resolved = parameters.resolve(notebook, values)
+    content = [code, resolved, _preset(notebook, resolved), seewhere.__version__]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _preset(notebook: Path, resolved: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The settings that the preset named in the parameters has for a notebook; one of the reader's own needs none."""
+    from seewhere import presets
+
+    try:
+        return dict(presets.load(str(resolved.get("preset")), notebook.stem))
+    except presets.PresetError:
+        return None
 
 
 def run_folder(notebook: Path, values: Mapping[str, Any], out: Path | None = None) -> Path:
@@ -162,8 +173,6 @@ def execute(
 
 
 def _write_settings(folder: Path, notebook: Path, values: Mapping[str, Any]) -> None:
-    from seewhere import presets
-
     resolved = parameters.resolve(notebook, values)
     settings: dict[str, Any] = {
         "notebook": notebook.stem,
@@ -171,11 +180,8 @@ def _write_settings(folder: Path, notebook: Path, values: Mapping[str, Any]) -> 
         "key": key(notebook, values),
         "given": dict(values),
         "parameters": resolved,
+        "preset": _preset(notebook, resolved),
     }
-    try:
-        settings["preset"] = dict(presets.load(str(resolved.get("preset")), notebook.stem))
-    except presets.PresetError:
-        settings["preset"] = None  # a notebook of the reader's own needs no preset
     storage.atomic_write_json(folder / "settings.json", settings)
     storage.atomic_write_json(folder / "versions.json", versions())
 

@@ -100,7 +100,8 @@ def sweep(
     }
     calls = (delayed(run_point)(str(notebook), points[position], str(out) if out else None) for position in waiting)
     with parallel_config(backend=backend, n_jobs=jobs):
-        stream = Parallel(return_as="generator")(calls)
+        # Ray hands all results over at the end; the others one by one, so that the bar moves.
+        stream = Parallel(return_as="list" if backend == "ray" else "generator")(calls)
         for position, run in zip(waiting, tqdm(stream, total=len(waiting), desc="points"), strict=True):
             finished[position] = run
     return [finished[position] for position in range(len(points))]

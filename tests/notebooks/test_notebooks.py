@@ -1,6 +1,7 @@
 """Every notebook from its first cell to its last, with the smallest preset."""
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pandas as pd
 import pytest
 from chat_server import Server
 from seewhere import parameters, presets, results, runs
-from tiny_blip import write_blip2, write_instructblip
+from seewhere.world import export
+from tiny_blip import write_blip2, write_instructblip, write_vilt
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("[0-9]*.ipynb"))
@@ -34,6 +36,26 @@ def test_resamplers_of_the_real_classes_go_through_the_probing_notebook(tmp_path
     assert run.state == runs.DONE, run.error
     found = {entry["setting"].get("resampler") for entry in results.read(run.folder / "results.json")}
     assert {"blip-2 (tiny-blip2)", "instructblip (tiny-instructblip)"} <= found
+
+
+@pytest.mark.notebook
+def test_files_in_the_published_layouts_and_a_baseline_trained_as_a_whole_go_through_it(tmp_path: Path) -> None:
+    """RefCOCOg's and VSR's files, written from the world, are read through the parameters that real ones would take."""
+    world, root = export.build(preset="smoke"), tmp_path / "published"
+    shutil.copytree(world / "vsr", root / "vsr")
+    (root / "refcocog").mkdir()
+    shutil.copy(world / "refer" / "refcocog" / "instances.json", root / "refcocog")
+    shutil.copy(world / "refer" / "refcocog" / "refs(world).p", root / "refcocog" / "refs(umd).p")
+    folder = write_vilt(tmp_path / "tiny-vilt")
+    values = {"preset": "smoke", "resamplers": "micro-blip2", "fine_tuned": str(folder), "data_root": str(root),
+              "data": "refcocog", "images": str(world / "images"), "vsr_root": str(root), "vsr": "zeroshot",
+              "vsr_images": str(world / "images")}  # fmt: skip
+    run = runs.execute(FOLDER / "01_probing_resamplers.ipynb", values, tmp_path, progress=False)
+    assert run.state == runs.DONE, run.error
+    table = pd.read_csv(run.folder / "predictions.csv")
+    trained = table[(table.resampler == "vilt") & (table.arm == "unfrozen")]
+    assert set(trained.task) == {"rec", "vsr", "rcm"}
+    assert set(table[table.task == "rec"].source) == {"refcocog"}
 
 
 @pytest.mark.notebook

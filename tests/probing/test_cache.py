@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from seewhere import storage
 from seewhere.probing import cache
+from seewhere.probing.encodings import EncodingStore
 from seewhere.probing.features import cached_encodings, cached_features, compute_features
 from seewhere.probing.tasks import data_hash
 from tiny import Tiny, TinyEncoded, write_picture
@@ -202,3 +203,42 @@ def test_a_killed_process_loses_the_shard_in_progress_and_nothing_else(tmp_path)
     assert table is not None and np.array_equal(table[range(4000)][:, 0, 0], np.arange(4000) % 1000)
     assert done <= {path.name for path in key.folder(root).glob("*.npy")}
     assert not list(key.folder(root).glob("*.partial")) and not list(key.folder(root).glob(".*.partial"))
+
+
+ENCODE = """
+import time
+from pathlib import Path
+import numpy as np
+from seewhere.probing import encodings
+encodings.SHARD = 50
+def encode(pictures):
+    with open({log!r}, "a") as log:
+        log.write("".join(f"{{picture}}\\n" for picture in pictures))
+    time.sleep(0.02)
+    return np.array(pictures, dtype=np.float32)[:, None, None] * np.ones((1, 5, 8))
+store = encodings.EncodingStore("eye", Path({root!r}))
+store.fill({{f"{{number:032x}}": number for number in range(1000)}}, encode, progress=False)
+"""
+
+
+def test_a_killed_encoder_looks_again_only_at_the_pictures_in_progress(tmp_path):
+    root, log = tmp_path / "cache", tmp_path / "log"
+    code = ENCODE.format(log=str(log), root=str(root))
+    folder = EncodingStore("eye", root).folder
+    process = subprocess.Popen([sys.executable, "-c", code])
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob("*.json"))) < 4:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    listed = len(list(folder.glob("*.json")))
+    assert 4 <= listed < 20
+    (folder / ".torn.npy.x.partial").write_bytes(b"torn")
+    subprocess.run([sys.executable, "-c", code], check=True)
+    looked = [int(line) for line in log.read_text().split()]
+    assert set(looked) == set(range(1000)) and len(looked) - 1000 <= 50, "at most one shard twice"
+    store = EncodingStore("eye", root)
+    store.read()
+    names = [f"{number:032x}" for number in range(1000)]
+    assert np.array_equal(store[names][:, 0, 0], np.arange(1000)) and not list(folder.glob(".*.partial"))

@@ -3,27 +3,21 @@
 import numpy as np
 import pytest
 import torch
+from seewhere import presets
 from seewhere.probing.adapter import load_probed
 from seewhere.probing.experiments import unfrozen_arm
 from seewhere.probing.features import open_pictures
 from seewhere.probing.protocols import EncodedResampler, TrainableResampler
+from seewhere.probing.settings import kind_of, settings_of
 from seewhere.probing.training import ProbeSettings
 from seewhere.probing.vilt import Vilt
-from transformers import BertTokenizerFast, ViltConfig, ViltForMaskedLM, ViltImageProcessorPil, ViltProcessor
+from tiny_blip import write_vilt
+from transformers import ViltConfig
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    place = tmp_path_factory.mktemp("vilt")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "red", "square", "is", "on", "left", "right"]
-    (place / "vocab.txt").write_text("\n".join(words))
-    config = ViltConfig(vocab_size=len(words), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-                        intermediate_size=48, image_size=64, patch_size=16, max_position_embeddings=16)  # fmt: skip
-    torch.manual_seed(0)
-    ViltForMaskedLM(config).save_pretrained(place)  # as the released one: with a head that is not needed
-    image_processor = ViltImageProcessorPil(size={"shortest_edge": 48}, size_divisor=16)
-    ViltProcessor(image_processor, BertTokenizerFast(str(place / "vocab.txt"))).save_pretrained(place)
-    return place
+    return write_vilt(tmp_path_factory.mktemp("vilt"))
 
 
 def test_its_token_is_its_own_pooled_state(folder, binary_task):
@@ -48,6 +42,20 @@ def test_it_is_fine_tuned_as_a_whole(folder, binary_task, home):
     changed = {name for name in before if not torch.equal(before[name], trained[name])}
     assert any("embeddings" in name for name in changed) and any("encoder.layer.0" in name for name in changed)
     assert set(arm.table.resampler) == {"vilt"}
+
+
+def test_it_learns_boxes_by_settings_of_its_own(folder, box_task, home):
+    model = load_probed(folder)
+    settings = settings_of(presets.load("paper", "01"), "rec", kind_of(model.name), "unfrozen")
+    assert (settings.learning_rate, settings.weight_decay) == (1e-4, 0.01)
+    arm = unfrozen_arm(box_task, model, settings.changed(epochs=1, batch=24), progress=False)
+    boxes = arm.fitted[0].probe(torch.from_numpy(model.features(*pairs(box_task))["pooled"]))
+    assert boxes.shape == (6, 4) and len(arm.table) == len(box_task.splits["test"])
+
+
+def pairs(task):
+    examples = task.splits["test"][:6]
+    return open_pictures(examples), [e.text for e in examples]
 
 
 def test_another_family_is_refused(folder, tmp_path):

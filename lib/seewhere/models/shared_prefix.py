@@ -15,6 +15,7 @@ Answers are those of one greedy `generate` per question under the same grammar.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -86,6 +87,13 @@ class PrefixEngine:
             raise ValueError(
                 f"{type(model).__name__} does not give the same logits with shared-prefix attention (windows shorter "
                 "than the text, sinks, or an attention of its own). Use attention='rows' or None."
+            )
+        if attention is None and not works:
+            warnings.warn(
+                f"{type(model).__name__} ({self.dtype}) does not give the same logits with shared-prefix attention, so "
+                "every question gets a copy of the prefix: slower, and more memory. With attention='rows' this is not "
+                "told again.",
+                stacklevel=2,
             )
         self.merged = works
 
@@ -259,7 +267,9 @@ class PrefixEngine:
             return False
         if self.dtype.itemsize < 4 and _widenable(self.model):
             # Two right ways differ by several per cent in half precision: too near to what a wrong one may give.
-            return PrefixEngine(copy.deepcopy(self.model).float()).merged
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the outcome is told once, by the engine that asked
+                return PrefixEngine(copy.deepcopy(self.model).float()).merged
         start, tails = [1, 2, 3], [[4, 5], [6, 7]]
         try:
             whole = torch.tensor([start + tail for tail in tails], device=self.device)

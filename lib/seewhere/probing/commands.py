@@ -105,7 +105,9 @@ def run(arguments: argparse.Namespace) -> int:
         _, begun, about = load_arm(arguments.start_arm, model)
         task = replace(task, start=about["task"])
     changes = {n: getattr(arguments, n) for n in ("epochs", "learning_rate", "optimizer")}
-    settings = settings_of(preset, arguments.task, kind_of(model.name), arguments.arm, layers=arguments.layers)
+    settings = settings_of(
+        preset, arguments.task, kind_of(model.name, arguments.arm), arguments.arm, layers=arguments.layers
+    )
     settings = settings.changed(**{name: value for name, value in changes.items() if value is not None})
     if arguments.search:
         found = experiments.search_arm(

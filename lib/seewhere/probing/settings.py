@@ -9,12 +9,14 @@ from seewhere.probing.search import SearchSpace
 from seewhere.probing.training import ProbeSettings
 
 NOTEBOOK = "01_probing_resamplers"
-KINDS = ("qformer", "instruct")
-"""The paper's two resamplers: BLIP-2's Q-Former, and InstructBLIP's, trained further on instructions."""
+KINDS = ("qformer", "instruct", "vilt")
+"""The paper's models: BLIP-2's Q-Former, InstructBLIP's, trained further on instructions, and ViLT."""
 
 
-def kind_of(name: str) -> str:
-    """Return which of the paper's two resamplers gives a model of this name its settings."""
+def kind_of(name: str, arm: str = "unfrozen") -> str:
+    """Return which of the paper's models gives a model of this name its settings; ViLT has an unfrozen arm only."""
+    if "vilt" in name and arm == "unfrozen":
+        return "vilt"
     return "instruct" if "instruct" in name else "qformer"
 
 
@@ -36,7 +38,7 @@ def settings_of(
     name = f"{task}_{kind}_{arm}"
     if name not in preset:
         raise ValueError(
-            f"the preset has no setting {name!r}; expected rec, vsr or rcm, {' or '.join(KINDS)}, and an arm"
+            f"the preset has no setting {name!r}; expected rec, vsr or rcm, {', '.join(KINDS)}, and an arm"
         )
     values: dict[str, Any] = {
         "batch": preset["batch"],

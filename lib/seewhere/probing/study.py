@@ -90,7 +90,7 @@ class Study:
 
     def probe_settings(self, task: str, model: Resampler, arm: str, **changes: Any) -> ProbeSettings:
         """Return the settings of one arm: what a search found, or the preset's."""
-        kind = kind_of(model.name)
+        kind = kind_of(model.name, arm)
         found = self.chosen.get((task, model.name, arm)) or settings_of(self.settings, task, kind, arm)
         return found.changed(**changes)
 
