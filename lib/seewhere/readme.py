@@ -177,7 +177,7 @@ NAMED = (
 
 
 def _ours(entry: results.Record) -> str:
-    known = {key: value for key, value in entry["setting"].items() if key != "training"}
+    known = {key: value for key, value in entry["setting"].items() if key not in results.ABOUT_ALL}
     setting = ", ".join(f"{key} {value}" if key in NAMED else str(value) for key, value in known.items())
     return " ".join(filter(None, [claims.measured(entry), setting, f"(n = {entry['n']})"]))
 

@@ -7,6 +7,7 @@ without its conditions cannot be written down.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,10 @@ FIELDS: dict[str, tuple[type, ...]] = {
     "preset": (str,),
     "weights": (dict, list, tuple),
 }
+
+
+ABOUT_ALL = ("training", "asked")
+"""Settings that say how a number came to be: kept with each, and told once beside a table of them."""
 
 
 class RecordError(ValueError):
@@ -72,7 +77,13 @@ def record(
 
 @dataclass(frozen=True)
 class Origin:
-    """What every record of a run has in common; a notebook's own class gives `notebook`."""
+    """What every record of a run has in common; a notebook's own class gives `notebook`.
+
+    Attributes:
+        preset, seeds, weights: as in `record`.
+        training: how the weights came to be.
+        asked: which prompt was put (`prompt_id`), and how boxes or places are written in it.
+    """
 
     notebook: ClassVar[str] = ""
 
@@ -80,15 +91,17 @@ class Origin:
     seeds: tuple[int, ...]
     weights: Mapping[str, str]
     training: str = ""
+    asked: str = ""
 
     def record(self, interval: metrics.Interval, claim: str | None, metric: str, **setting: Any) -> Record:
-        """Return one record of an interval; how the weights were trained joins the setting, where it is known."""
+        """Return one record of an interval; training and question join the setting, where they are known."""
+        common = {name: getattr(self, name) for name in ABOUT_ALL if getattr(self, name)}
         return record(
             self.notebook,
             metric,
             interval.value,
             claim=claim,
-            setting={**setting, "training": self.training} if self.training else setting,
+            setting={**setting, **common},
             low=interval.low,
             high=interval.high,
             n=interval.n,
@@ -96,6 +109,11 @@ class Origin:
             preset=self.preset,
             weights=self.weights,
         )
+
+
+def prompt_id(*texts: str) -> str:
+    """Return what identifies a prompt: eight hex digits of an example of it, so that a changed word changes it."""
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
 
 
 def _number(value: Any) -> float:
@@ -196,7 +214,7 @@ def listing(records: Sequence[Record]) -> Any:
 
     rows = []
     for record in records:
-        setting = {key: value for key, value in record["setting"].items() if key != "training"}
+        setting = {key: value for key, value in record["setting"].items() if key not in ABOUT_ALL}
         measured = {
             "value": round(record["value"], 1),
             "low": round(record["low"], 1),

@@ -57,6 +57,11 @@ def test_unknown_writing_is_refused() -> None:
         prompts.format_box((0, 0, 1, 1), "inches", SIZE)  # type: ignore[arg-type]
 
 
+def test_a_record_can_name_its_prompt() -> None:
+    known = {prompts.identity(writing, scores) for writing in prompts.COORDINATES for scores in (False, True)}
+    assert len(known) == 6 and prompts.identity("pixels") == "prompt a29cf7f1, boxes in pixels"
+
+
 @given(st.permutations(range(5)))
 def test_permuting_moves_boxes_labels_and_the_own_answer_together(order: list[int]) -> None:
     boxes = np.arange(20, dtype=float).reshape(5, 4) + np.array([0, 0, 30, 30])

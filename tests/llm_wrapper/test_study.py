@@ -16,7 +16,7 @@ from seewhere.llm_wrapper.wrapper import STATUSES, LLMWrapper
 from seewhere.models.candidates import empty_candidates, make_candidates
 from seewhere.records import Expression, ImageRecord, Region
 
-ORIGIN = verdicts.Origin("smoke", (0,), {"oracle": "0ab1"}, "trained on nothing")
+ORIGIN = verdicts.Origin("smoke", (0,), {"oracle": "0ab1"}, "trained on nothing", "prompt 1, boxes in pixels")
 ORIGINS = {"oracle": ORIGIN}
 
 
@@ -60,7 +60,7 @@ def test_gain_of_an_oracle_is_what_the_detector_missed() -> None:
     assert interval.low > 0 and interval.n == 12
     entry = verdicts.gains([made], ["first"], ORIGINS, "F6", "gain_p_at_1")[0]
     told = {"detector": "first", "llm": "oracle", "data": "made", "training": "trained on nothing"}
-    assert results.validate(entry)["setting"] == told
+    assert results.validate(entry)["setting"] == told | {"asked": "prompt 1, boxes in pixels"}
     assert entry["weights"] == {"oracle": "0ab1", "detector first": "1"}
 
 

@@ -15,7 +15,8 @@ from typing import Literal
 
 import numpy as np
 
-from seewhere.models.candidates import Detections
+from seewhere.models.candidates import Detections, make_candidates
+from seewhere.results import prompt_id
 from seewhere.world.lessons import ASK, COUNT, OPENING, percent_box
 
 Coordinates = Literal["pixels", "percent", "center"]
@@ -124,6 +125,12 @@ def prompt(
 ) -> str:
     """Return the whole user turn for one phrase and one candidate list."""
     return context(candidates, size, coordinates, scores) + "\n" + question(phrase)
+
+
+def identity(coordinates: Coordinates, scores: bool = False) -> str:
+    """Return which prompt this is and how it writes boxes, as records keep it: "prompt 1f0c9a2e, boxes in pixels"."""
+    example = make_candidates(np.array([[1.0, 2.0, 3.0, 4.0]]), ["label"], [0.5] if scores else None, "any", 0)
+    return f"prompt {prompt_id(prompt(example, 'phrase', (10, 10), coordinates, scores))}, boxes in {coordinates}"
 
 
 def count_candidates(text: str) -> int:

@@ -17,6 +17,7 @@ from scipy import stats
 from seewhere import claims, metrics, results
 from seewhere.llm_wrapper import experiments
 from seewhere.llm_wrapper.experiments import AS_SERVED, FINE_TUNED, ZERO_SHOT, pooled, shown
+from seewhere.llm_wrapper.prompts import identity
 from seewhere.llm_wrapper.study import Study
 from seewhere.llm_wrapper.taste import Tuned
 from seewhere.llm_wrapper.wrapper import ASKED
@@ -41,8 +42,13 @@ Origins = Mapping[str, Origin]
 
 
 def origins(preset: str, seeds: Sequence[int], tuned: Mapping[str, Tuned]) -> dict[str, Origin]:
-    """Return language model -> how its wrapper came to be and the hashes of its weights."""
-    return {name: Origin(preset, tuple(seeds), item.hashes, item.origin) for name, item in tuned.items()}
+    """Return language model -> how its wrapper came to be and is asked, and the hashes of its weights."""
+    return {
+        name: Origin(
+            preset, tuple(seeds), item.hashes, item.origin, identity(item.wrapper.coordinates, item.wrapper.scores)
+        )
+        for name, item in tuned.items()
+    }
 
 
 def about(origin: Origin, study: Study, *detectors: str) -> Origin:

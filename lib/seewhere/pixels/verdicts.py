@@ -12,13 +12,16 @@ import pandas as pd
 
 from seewhere import metrics, results
 from seewhere.pixels import arms, segmentation
+from seewhere.pixels.prompts import reconstruct, refer, segment
 from seewhere.pixels.study import FIXED, Study
+from seewhere.results import prompt_id
 
 RECONSTRUCTION, SEGMENTATION = "05_pixel_reconstruction", "06_referring_segmentation"
 
 
 ONE_RUN = "one run"
 """How every model behind these records was trained; seeds draw pictures and references."""
+CELLS = "places as cells of a square grid, x to the right, y down, from 0"
 FLOOR, ALLOWED = 5.0, 3.0
 """Percent: what scores less has nothing to forget. Points: what a task may lose by stage 3."""
 
@@ -29,6 +32,7 @@ class Origin(results.Origin):
 
     notebook = RECONSTRUCTION
     training: str = ONE_RUN
+    asked: str = f"prompt {prompt_id(reconstruct(1, 2))}, {CELLS}; boxes in percent of the sides"
 
     def of_set(self, name: str) -> Origin:
         """The same for a set of pictures: one that no seed changes was asked once."""
@@ -41,6 +45,7 @@ class SegmentationOrigin(results.Origin):
 
     notebook = SEGMENTATION
     training: str = ONE_RUN
+    asked: str = f"prompt {prompt_id(refer('phrase'), segment('phrase', 1, 2))}, boxes in percent of the sides; {CELLS}"
 
 
 # ------------------------------------------------------------------------------------------------- reconstruction

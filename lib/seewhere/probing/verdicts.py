@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -15,10 +15,12 @@ from seewhere.probing import analysis
 NOTEBOOK = "01_probing_resamplers"
 
 
+@dataclass(frozen=True)
 class Origin(results.Origin):
     """What every record of a run of this notebook has in common."""
 
     notebook = NOTEBOOK
+    asked: str = "text as it stands, no prompt; boxes as middle, width and height in shares of the squashed picture"
 
 
 def _rows(table: pd.DataFrame, **columns: Any) -> pd.DataFrame:
