@@ -40,7 +40,19 @@ def test_it_is_what_the_probes_ask_for(probed, binary_task):
     from_encodings = probed.features_encoded(probed.encode(images), texts, probed.layers)
     for layer in probed.layers:
         np.testing.assert_allclose(from_encodings[layer], found[layer], atol=1e-5)
-    assert asked_directly(probed, examples).shape == (len(examples), 1)
+
+
+def test_it_is_asked_with_its_eyes_tokens_kept(probed, binary_task, home, monkeypatch):
+    examples = binary_task.splits["test"]
+    images, texts = open_pictures(examples), [e.text for e in examples]
+    np.testing.assert_allclose(
+        probed.match_encoded(probed.encode(images), texts), probed.match(images, texts), atol=1e-5
+    )
+    odds = asked_directly(probed, examples)
+    own = probed.match(images, texts)
+    np.testing.assert_allclose(odds[:, 0], np.log(own) - np.log(1 - own), atol=2e-2)  # kept in half precision
+    monkeypatch.setattr(probed, "encode", lambda images: pytest.fail("a picture is encoded twice"))
+    assert np.array_equal(asked_directly(probed, examples), odds)
 
 
 def test_both_arms_run_and_only_the_resampler_is_trained(probed, binary_task, home):

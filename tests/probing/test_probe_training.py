@@ -1,11 +1,13 @@
 """Probe training where the answer is known, in both arms, killed and taken up again."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from seewhere.probing import sources
 from seewhere.probing.arms import load_arm, save_arm
 from seewhere.probing.experiments import control_tables, frozen_arm, unfrozen_arm, unfrozen_sources
 from seewhere.probing.sources import FrozenTokens, TrainedTokens
@@ -159,3 +161,27 @@ def test_controls_stand_beside_the_probes(binary_task, box_task, home):
         table = control_tables(task, settings, progress=False)
         assert set(table.resampler) == {"majority", "random", "text only"}
         assert (table.groupby("resampler").size() == len(task.splits["test"])).all()
+
+
+def test_small_tables_are_read_once_and_large_ones_row_by_row(monkeypatch):
+    class Counted:
+        reads, values = 0, np.random.default_rng(0).normal(size=(40, 2, 3)).astype(np.float16)
+
+        def __len__(self):
+            return 40
+
+        def __getitem__(self, rows):
+            Counted.reads += len(rows)
+            return self.values[rows]
+
+    small, rows = FrozenTokens(Counted()), np.array([3, 1, 39])
+    for _ in range(5):
+        assert np.array_equal(small.tokens(rows, torch.device("cpu")), Counted.values[rows])
+    assert Counted.reads == 41
+    copied = pickle.loads(pickle.dumps(FrozenTokens(Counted.values)))
+    assert np.array_equal(copied.tokens(rows, torch.device("cpu")), Counted.values[rows])
+    monkeypatch.setattr(sources, "IN_MEMORY", 100)
+    large = FrozenTokens(Counted())
+    for _ in range(5):
+        assert np.array_equal(large.tokens(rows, torch.device("cpu")), Counted.values[rows])
+    assert Counted.reads == 41 + 1 + 15

@@ -105,13 +105,16 @@ class Blip2Resampler(BlipResampler):
     def match(self, images: Sequence[Image.Image], statements: Sequence[str], batch_size: int = 16) -> np.ndarray:
         """Ask the whole model: the matching head's probability (N,) that ``statements[i]`` fits ``images[i]``."""
         images = check_pairs(images, statements, self.name)
-        found = []
-        for start in range(0, len(images), batch_size):
-            part = slice(start, start + batch_size)
-            last = self.resample(self.see(images[part]), self.read(statements[part]))[-1]
-            logits = self.model.itm_head(last.to(self.model.itm_head.weight.dtype)).mean(dim=1)
-            found.append(logits.float().softmax(dim=1)[:, 1])
-        return torch.cat(found).cpu().numpy()
+        starts = range(0, len(images), batch_size)
+        parts = [slice(start, start + batch_size) for start in starts]
+        return np.concatenate([self.match_tokens(self.see(images[part]), statements[part]) for part in parts])
+
+    @torch.no_grad()
+    def match_tokens(self, image_tokens: Tensor, statements: Sequence[str]) -> np.ndarray:
+        """As `match`, from the eye's tokens (N, 1 + patches, width)."""
+        last = self.resample(image_tokens, self.read(statements))[-1]
+        logits = self.model.itm_head(last.to(self.model.itm_head.weight.dtype)).mean(dim=1)
+        return logits.float().softmax(dim=1)[:, 1].cpu().numpy()
 
 
 class InstructBlipResampler(BlipResampler):

@@ -98,15 +98,14 @@ class MicroResampler(Resampler):
             ValueError: not one statement per image, or a resampler without its language model.
         """
         images = check_pairs(images, statements, self.name)
-        found = []
-        for start in range(0, len(images), batch_size):
-            part = slice(start, start + batch_size)
-            seen = self.see(images[part])
-            found.append(self._match(seen, list(statements[part])))
-        return torch.cat(found).cpu().numpy()
+        starts = range(0, len(images), batch_size)
+        parts = [slice(start, start + batch_size) for start in starts]
+        return np.concatenate([self.match_tokens(self.see(images[part]), statements[part]) for part in parts])
 
-    def _match(self, image_tokens: Tensor, statements: list[str]) -> Tensor:
-        return matches(self.module, image_tokens, statements, self.clip, *self._whole)
+    @torch.no_grad()
+    def match_tokens(self, image_tokens: Tensor, statements: Sequence[str]) -> np.ndarray:
+        """As `match`, from the eye's tokens (N, patches, width)."""
+        return matches(self.module, image_tokens, list(statements), self.clip, *self._whole).cpu().numpy()
 
 
 def matches(

@@ -138,10 +138,20 @@ class Probed:
         Raises:
             ValueError: a resampler that has nothing to answer with.
         """
-        whole: Any = getattr(self.resampler, "match", None)
-        if whole is None:
+        return np.asarray(self._whole("match")(images, statements))
+
+    def match_encoded(self, encoded: NDArray, statements: Sequence[str]) -> NDArray:
+        """As `match`, from the eye's tokens (N, patches, width)."""
+        device = next(iter(self.module.parameters()), torch.zeros(0)).device
+        tokens = torch.from_numpy(np.asarray(encoded, dtype=np.float32)).to(device)
+        return np.asarray(self._whole("match_tokens")(tokens, statements))
+
+    def _whole(self, name: str) -> Any:
+        """How the whole model answers by itself."""
+        found = getattr(self.resampler, name, None)
+        if found is None:
             raise ValueError(f"{self.name} has no way to answer by itself; only its tokens can be probed")
-        return np.asarray(whole(images, statements))
+        return found
 
 
 def load_probed(source: str | Path, bf16: bool = False, **options: Any) -> Probed | Vilt:

@@ -20,8 +20,8 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from seewhere.probing import losses
-from seewhere.probing.features import open_pictures
-from seewhere.probing.protocols import Matcher, Resampler, VisualChooser
+from seewhere.probing.features import cached_encodings, open_pictures
+from seewhere.probing.protocols import EncodedMatcher, Matcher, Resampler, VisualChooser
 from seewhere.probing.tasks import Example, Task
 
 YES_NO = ("yes", "no")
@@ -105,6 +105,7 @@ def asked_directly(
         (N, 1) log odds of "yes".
     """
     found: list[float] = []
+    encoded = cached_encodings(model, examples) if isinstance(model, EncodedMatcher) else None
     starts = range(0, len(examples), batch)
     for start in tqdm(starts, desc=f"{model.name} asked directly", leave=False, disable=len(starts) < 2):
         part = examples[start : start + batch]
@@ -112,7 +113,12 @@ def asked_directly(
             prompts = [question.format(e.text) for e in part]
             pairs = model.choose(open_pictures(part), prompts, [YES_NO] * len(part))
         else:
-            pairs = [np.array([p, 1 - p]) for p in model.match(open_pictures(part), [e.text for e in part])]
+            texts = [e.text for e in part]
+            if encoded is not None and isinstance(model, EncodedMatcher):
+                given = model.match_encoded(encoded[range(start, start + len(part))], texts)
+            else:
+                given = model.match(open_pictures(part), texts)
+            pairs = [np.array([p, 1 - p]) for p in given]
         found += [np.log(max(yes, 1e-12)) - np.log(max(no, 1e-12)) for yes, no in pairs]
     return np.array(found, dtype=np.float32).reshape(-1, 1)
 

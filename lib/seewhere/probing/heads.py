@@ -65,6 +65,6 @@ class Probe(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return boxes (N, 4) in 0..1, or logits (N, 1), of tokens (N, tokens, width)."""
-        flat = (tokens.flatten(1).float() - self.mean) * self.scale
+        flat = torch.addcmul(-self.mean * self.scale, tokens.flatten(1).float(), self.scale)
         found = self.head(self.body(flat))
         return found.sigmoid() if self.box else found

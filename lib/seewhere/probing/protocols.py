@@ -88,3 +88,12 @@ class Matcher(Protocol):
     def match(self, images: Sequence[Image.Image], statements: Sequence[str]) -> np.ndarray:
         """Return probabilities (N,) that ``statements[i]`` is true of ``images[i]``."""
         ...
+
+
+@runtime_checkable
+class EncodedMatcher(EncodedResampler, Matcher, Protocol):
+    """One whose frozen encoder's tokens may be kept: pictures need not be encoded again to be asked about."""
+
+    def match_encoded(self, encoded: np.ndarray, statements: Sequence[str]) -> np.ndarray:
+        """Return probabilities (N,) that statements are true, from the encoder's tokens (N, patches, width)."""
+        ...

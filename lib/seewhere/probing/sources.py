@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +15,17 @@ from seewhere.probing.features import open_pictures
 from seewhere.probing.protocols import EncodedResampler, TrainableResampler
 from seewhere.probing.tasks import Example
 
+IN_MEMORY = 1 << 29
+"""Bytes up to which a table of frozen tokens is taken into memory as a whole when it is first read."""
+
 
 class FrozenTokens:
     """Tokens that are there already: a `FeatureTable` of the cache, or an array (N, tokens, width)."""
 
     def __init__(self, table: object, identity: str = "") -> None:
         self.table, self.module = table, nn.Module()
+        self._kept: Tensor | None = None
+        self._small: bool | None = None
         key = getattr(table, "key", None)
         self.identity = identity or (f"{key.weights} {key.data} {key.layer}" if key is not None else "")
 
@@ -28,8 +34,20 @@ class FrozenTokens:
 
     def tokens(self, rows: NDArray[np.int64], device: torch.device) -> Tensor:
         """Return the tokens of some examples, (B, tokens, width) float32."""
-        found = np.ascontiguousarray(self.table[rows])  # type: ignore[index]
-        return torch.from_numpy(found).to(device).float()  # torch widens half precision several times faster than numpy
+        if self._small is None:
+            self._small = len(self) * self._read(np.array([0])).nbytes <= IN_MEMORY
+        if self._small and self._kept is None and len(rows) > 1:
+            self._kept = self._read(np.arange(len(self)))
+        wanted = np.asarray(rows, dtype=np.int64)
+        found = self._read(wanted) if self._kept is None else self._kept.index_select(0, torch.from_numpy(wanted))
+        return found.to(device).float()  # torch widens half precision several times faster than numpy
+
+    def _read(self, rows: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(self.table[rows]))  # type: ignore[index]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is in memory: another process reads it from the disk."""
+        return self.__dict__ | {"_kept": None}
 
 
 class TrainedTokens:
