@@ -24,6 +24,7 @@ class FrozenTokens:
 
     def __init__(self, table: object, identity: str = "") -> None:
         self.table, self.module = table, nn.Module()
+        self.lengths = np.zeros(len(self), dtype=np.int64)
         self._kept: Tensor | None = None
         self._small: bool | None = None
         key = getattr(table, "key", None)
@@ -66,6 +67,7 @@ class TrainedTokens:
         self.model, self.examples, self.encoded = model, list(examples), encoded
         self.module = model.module
         self.identity = model.weights_hash
+        self.lengths = np.array([len(example.text) for example in self.examples], dtype=np.int64)
         self._device: torch.device | None = None
 
     def __len__(self) -> int:

@@ -63,11 +63,18 @@ class ProbeSettings:
         return replace(self, **values)
 
 
+SCORED = 128
+"""Examples scored at a time."""
+
+
 class Source(Protocol):
     """Where a batch of tokens comes from."""
 
     module: nn.Module
     """What is trained along; without parameters for frozen tokens."""
+
+    lengths: NDArray[np.int64]
+    """How long each example's text is, where it is still to be read; else all alike."""
 
     def __len__(self) -> int: ...
 
@@ -360,11 +367,15 @@ def _outputs(probe: Probe, source: Source, rows: Sequence[int] | NDArray, device
     """Boxes (cx, cy, w, h) or logits of some examples, on the processor."""
     probe.eval()
     source.module.eval()
+    wanted = np.asarray(rows, dtype=np.int64)
+    # Texts of like length together: a batch is filled up to its longest.
+    order = np.argsort(source.lengths[wanted], kind="stable")
     parts = [
-        probe(source.tokens(np.asarray(rows[start : start + 256], dtype=np.int64), device)).float().cpu()
-        for start in range(0, len(rows), 256)
+        probe(source.tokens(wanted[order[start : start + SCORED]], device)).float().cpu()
+        for start in range(0, len(order), SCORED)
     ]
-    return torch.cat(parts) if parts else torch.zeros(0, probe.head.out_features)
+    back = torch.from_numpy(np.argsort(order))
+    return torch.cat(parts)[back] if parts else torch.zeros(0, probe.head.out_features)
 
 
 def predict(probe: Probe, source: Source) -> NDArray[np.float32]:
