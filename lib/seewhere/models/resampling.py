@@ -9,6 +9,7 @@ probe. `Resampler.features` does all three without gradients and answers
 from __future__ import annotations
 
 import hashlib
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -20,6 +21,9 @@ from transformers import PreTrainedTokenizerBase
 
 from seewhere.models.inputs import batched, check_pairs
 from seewhere.models.micro_qformer import TextBatch
+
+READING = threading.Lock()
+"""A fast tokenizer refuses to be used by two threads at once."""
 
 
 class Resampler(nn.Module, ABC):
@@ -62,9 +66,10 @@ class Resampler(nn.Module, ABC):
 
     def read(self, texts: Sequence[str]) -> TextBatch:
         """Return texts as ids and mask, padded to the longest, at most ``text_length``."""
-        found = self.tokenizer(
-            list(texts), padding=True, truncation=True, max_length=self.text_length, return_tensors="pt"
-        )
+        with READING:
+            found = self.tokenizer(
+                list(texts), padding=True, truncation=True, max_length=self.text_length, return_tensors="pt"
+            )
         return TextBatch(found["input_ids"].to(self.device), found["attention_mask"].to(self.device))
 
     @property

@@ -34,6 +34,8 @@ class Probed:
         bf16: run the resampler in mixed precision: three times as fast on processors with AVX512-BF16.
     """
 
+    thread_safe = True
+    """Several threads may ask it at once, as long as none trains it."""
     untrained = False
     """Whether its weights are random, for checks of the code alone."""
 

@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from seewhere.probing import cache
+from seewhere.probing.cores import over_cores, spreads
 from seewhere.probing.encodings import EncodedPictures, EncodingStore
 from seewhere.probing.protocols import EncodedResampler, Resampler
 from seewhere.probing.tasks import Example, Picture, data_hash, picture_hashes
 
-BATCH = 64
+BATCH, SEEN = 64, 32
+"""Examples that a resampler reads at a time, and pictures that its encoder looks at."""
 
 
 def open_pictures(examples: Sequence[Example]) -> list[Image.Image]:
@@ -99,14 +101,14 @@ def features_of_encodings(
     """Return the tokens of some examples from their pictures' kept encodings: layer -> (N, tokens, width)."""
     # Texts of like length together: a batch is filled up to its longest.
     order = np.argsort([len(examples[row].text) for row in rows], kind="stable")
-    parts: dict[str, list[NDArray]] = {layer: [] for layer in layers}
-    for start in range(0, len(rows), BATCH):
-        batch = [rows[place] for place in order[start : start + BATCH]]
-        found = model.features_encoded(encoded[batch], [examples[row].text for row in batch], list(layers))
-        for layer in layers:
-            parts[layer].append(np.asarray(found[layer]))
+    batches = [[rows[place] for place in order[start : start + BATCH]] for start in range(0, len(rows), BATCH)]
+
+    def compute(batch: list[int]) -> dict[str, NDArray]:
+        return model.features_encoded(encoded[batch], [examples[row].text for row in batch], list(layers))
+
+    found = list(over_cores(compute, batches, spreads(model)))
     back = np.argsort(order)
-    return {layer: np.concatenate(values)[back] for layer, values in parts.items()}
+    return {layer: np.concatenate([np.asarray(part[layer]) for part in found])[back] for layer in layers}
 
 
 def cached_encodings(
@@ -121,8 +123,9 @@ def cached_encodings(
     pictures = {name: example.picture for name, example in zip(names, examples, strict=True)}
 
     def encode(chosen: Sequence[Picture]) -> NDArray:
-        batches = [chosen[start : start + BATCH] for start in range(0, len(chosen), BATCH)]
-        return np.concatenate([np.asarray(model.encode([p.open() for p in batch])) for batch in batches])
+        batches = [chosen[start : start + SEEN] for start in range(0, len(chosen), SEEN)]
+        found = over_cores(lambda batch: model.encode([p.open() for p in batch]), batches, spreads(model))
+        return np.concatenate([np.asarray(part) for part in found])
 
     store.fill(pictures, encode, progress)
     return EncodedPictures(store, names)

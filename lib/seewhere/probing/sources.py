@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from seewhere.probing.cores import spreads
 from seewhere.probing.encodings import EncodedPictures
 from seewhere.probing.features import open_pictures
 from seewhere.probing.protocols import EncodedResampler, TrainableResampler
@@ -24,7 +25,7 @@ class FrozenTokens:
 
     def __init__(self, table: object, identity: str = "") -> None:
         self.table, self.module = table, nn.Module()
-        self.lengths = np.zeros(len(self), dtype=np.int64)
+        self.lengths, self.thread_safe = np.zeros(len(self), dtype=np.int64), False  # nothing to gain
         self._kept: Tensor | None = None
         self._small: bool | None = None
         key = getattr(table, "key", None)
@@ -67,6 +68,7 @@ class TrainedTokens:
         self.model, self.examples, self.encoded = model, list(examples), encoded
         self.module = model.module
         self.identity = model.weights_hash
+        self.thread_safe = encoded is not None and spreads(model)
         self.lengths = np.array([len(example.text) for example in self.examples], dtype=np.int64)
         self._device: torch.device | None = None
 

@@ -31,6 +31,7 @@ from tqdm.auto import tqdm
 from seewhere import storage
 from seewhere.models.stepwise import OPTIMIZERS, optimizers_for
 from seewhere.probing import compact, losses
+from seewhere.probing.cores import over_cores
 from seewhere.probing.heads import Probe
 
 STATE = "state.pt"
@@ -73,6 +74,8 @@ class Source(Protocol):
     module: nn.Module
     """What is trained along; without parameters for frozen tokens."""
 
+    thread_safe: bool
+    """Whether several threads may read it at once."""
     lengths: NDArray[np.int64]
     """How long each example's text is, where it is still to be read; else all alike."""
 
@@ -370,10 +373,12 @@ def _outputs(probe: Probe, source: Source, rows: Sequence[int] | NDArray, device
     wanted = np.asarray(rows, dtype=np.int64)
     # Texts of like length together: a batch is filled up to its longest.
     order = np.argsort(source.lengths[wanted], kind="stable")
-    parts = [
-        probe(source.tokens(wanted[order[start : start + SCORED]], device)).float().cpu()
-        for start in range(0, len(order), SCORED)
-    ]
+    batches = [wanted[order[start : start + SCORED]] for start in range(0, len(order), SCORED)]
+
+    def answer(batch: NDArray[np.int64]) -> Tensor:
+        return probe(source.tokens(batch, device)).float().cpu()
+
+    parts = list(over_cores(answer, batches, source.thread_safe and device.type == "cpu"))
     back = torch.from_numpy(np.argsort(order))
     return torch.cat(parts)[back] if parts else torch.zeros(0, probe.head.out_features)
 
