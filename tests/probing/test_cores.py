@@ -38,9 +38,10 @@ def test_an_error_reaches_the_caller(two_cores):
         list(over_cores(work, range(50)))
 
 
-def test_a_resampler_gives_the_same_tokens_side_by_side(two_cores, binary_task, tmp_path, monkeypatch):
-    model, examples = Probed(untrained("micro-blip2")), binary_task.splits["train"]
-    assert spreads(model) and not spreads(object())
+@pytest.mark.parametrize("name", ["micro-blip2", "micro-instruct", "micro-perceiver", "micro-patches"])
+def test_a_resampler_gives_the_same_tokens_side_by_side(name, two_cores, binary_task, tmp_path, monkeypatch):
+    model, examples = Probed(untrained(name)), binary_task.splits["train"]
+    assert spreads(model) == (name != "micro-perceiver") and not spreads(object())
     monkeypatch.setattr(features, "BATCH", 7)
     encoded = cached_encodings(model, examples, tmp_path, progress=False)
     rows = range(len(examples))

@@ -64,6 +64,7 @@ class MicroResampler(Resampler):
         self.tokenizer, self.text_length = clip.tokenizer, TEXT_LENGTH
         settings = module.settings
         self.sees_text = not isinstance(module, MicroPerceiver)
+        self.thread_safe = not isinstance(module, MicroPerceiver)  # which listens to its layers while it works
         self.layers, self.width = settings.layers, settings.width
         self.tokens = settings.queries + (0 if self.sees_text else 1)
         if not self.sees_text and clip.width != settings.width:

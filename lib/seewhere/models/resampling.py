@@ -37,8 +37,10 @@ class Resampler(nn.Module, ABC):
         tokens, width: shape of each set.
         tokenizer: reads the texts.
         text_length: longest text in tokens; longer ones are cut.
+        thread_safe: whether several threads may ask it at once, as long as none trains it.
     """
 
+    thread_safe: bool = True
     name: str
     sees_text: bool
     layers: int

@@ -34,14 +34,12 @@ class Probed:
         bf16: run the resampler in mixed precision: three times as fast on processors with AVX512-BF16.
     """
 
-    thread_safe = True
-    """Several threads may ask it at once, as long as none trains it."""
     untrained = False
     """Whether its weights are random, for checks of the code alone."""
 
     def __init__(self, resampler: Resampler, bf16: bool = False) -> None:
         self.resampler, self.name, self.bf16 = resampler, resampler.name, bf16
-        self.sees_text = resampler.sees_text
+        self.sees_text, self.thread_safe = resampler.sees_text, resampler.thread_safe
         self.layers: tuple[str, ...] = tuple(str(layer) for layer in range(resampler.layers + 1))
         self.weights_hash = resampler.fingerprint
         self.encoder_hash = _eye_hash(resampler)
