@@ -113,8 +113,9 @@ def ledger(records: Iterable[results.Record], notebook: str | None = None) -> li
 
 
 def describe(record: results.Record) -> str:
-    """One record as a line: metric, value with interval, n, seeds and what sets it apart."""
-    setting = ", ".join(f"{key}={value}" for key, value in record["setting"].items())
+    """One record as a line: metric, value with interval, n, seeds and what sets it apart from others of its run."""
+    apart = {key: value for key, value in record["setting"].items() if key not in results.ABOUT_ALL}
+    setting = ", ".join(f"{key}={value}" for key, value in apart.items())
     return f"{record['metric']} {measured(record)}, n={record['n']}, seeds={len(record['seeds'])}  {setting}"
 
 

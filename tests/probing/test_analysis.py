@@ -183,7 +183,7 @@ def test_f2_to_f5_are_judged_by_their_intervals():
 def test_controls_and_accuracies_become_records_too():
     probes, constant = arm("vsr", "x", 0.8, "frozen"), arm("vsr", "majority", 0.5, "control", seeds=(0,))
     (found,) = verdicts.over_controls(probes, constant, ORIGIN)
-    about = {"task": "vsr", "resampler": "x", "control": "majority", "asked": ORIGIN.asked}
+    about = {"task": "vsr", "resampler": "x", "arm": "frozen", "control": "majority", "asked": ORIGIN.asked}
     assert found["setting"] == about and found["low"] > 0
     (found,) = verdicts.accuracies(probes, ORIGIN)
     assert found["value"] == pytest.approx(80) and found["setting"]["probe_layers"] == 1

@@ -160,13 +160,13 @@ def relation_kinds(table: pd.DataFrame, origin: Origin) -> list[results.Record]:
 
 
 def over_controls(table: pd.DataFrame, controls: pd.DataFrame, origin: Origin) -> list[results.Record]:
-    """Return, without a claim, each frozen probe minus each control (points), per task x resampler."""
+    """Return, without a claim, each linear probe minus each control (points), per task x resampler x arm."""
     found = []
-    frozen = table[(table.arm == "frozen") & (table.probe_layers == 1)]
-    for (task, resampler), part in frozen.groupby(["task", "resampler"], sort=False):
+    linear = table[table.probe_layers == 1]
+    for (task, resampler, arm), part in linear.groupby(["task", "resampler", "arm"], sort=False):
         for control in controls[controls.task == task].resampler.unique():
             interval = analysis.over_constant(part, _rows(controls, task=task, resampler=control))
-            about = {"task": str(task), "resampler": str(resampler), "control": str(control)}
+            about = {"task": str(task), "resampler": str(resampler), "arm": str(arm), "control": str(control)}
             found.append(under(origin, part).record(interval, None, "over_control", **about))
     return found
 
