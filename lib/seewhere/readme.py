@@ -151,13 +151,14 @@ def results_table(entries: list[results.Record]) -> str:
 
 
 def _footnote(entries: list[results.Record]) -> str:
-    """Presets and trainings behind the table, each named once."""
+    """Presets, trainings and prompts behind the table, each named once."""
     judged = [entry for entry in entries if entry["claim"]]
     parts = [f"Preset: {', '.join(sorted({entry['preset'] for entry in judged}))}."] if judged else []
     for notebook in sorted({entry["notebook"] for entry in judged}):
-        trainings = [e["setting"].get("training") for e in judged if e["notebook"] == notebook]
-        if known := list(dict.fromkeys(filter(None, trainings))):
-            parts.append(f"Trained, in {notebook.split('_')[0]}: {'; '.join(known)}.")
+        for name, word in zip(results.ABOUT_ALL, ("Trained", "Asked"), strict=True):
+            said = [e["setting"].get(name) for e in judged if e["notebook"] == notebook]
+            if known := list(dict.fromkeys(filter(None, said))):
+                parts.append(f"{word}, in {notebook.split('_')[0]}: {'; '.join(known)}.")
     return " ".join(parts)
 
 

@@ -88,6 +88,7 @@ def sweep(
         ValueError: unknown backend, or its package is not installed.
     """
     from joblib import Parallel, delayed, parallel_config
+    from joblib.parallel import get_active_backend
     from tqdm.auto import tqdm
 
     _register_backend(backend)
@@ -100,8 +101,9 @@ def sweep(
     }
     calls = (delayed(run_point)(str(notebook), points[position], str(out) if out else None) for position in waiting)
     with parallel_config(backend=backend, n_jobs=jobs):
-        # Ray hands all results over at the end; the others one by one, so that the bar moves.
-        stream = Parallel(return_as="list" if backend == "ray" else "generator")(calls)
+        # Some backends, ray's among them, hand all results over at the end and not one by one.
+        one_by_one = get_active_backend()[0].supports_return_generator
+        stream = Parallel(return_as="generator" if one_by_one else "list")(calls)
         for position, run in zip(waiting, tqdm(stream, total=len(waiting), desc="points"), strict=True):
             finished[position] = run
     return [finished[position] for position in range(len(points))]

@@ -20,6 +20,7 @@ from seewhere.models.micro_text import CLS_ID, SEP_ID, world_tokenizer
 from seewhere.models.resamplers import load_blip2_module
 from seewhere.models.stepwise import optimizers_for
 from seewhere.models.world_pairs import load_pairs
+from torch.nn import functional
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 SHAPE = QFormerSettings(vocabulary=50, sees=24, width=32, layers=2, heads=2, queries=3, projection=16)
@@ -206,6 +207,40 @@ def test_stage_one_learns_a_few_images_by_heart() -> None:
     first, last = seen[0], {name: float(np.mean([s[name] for s in seen[-10:]])) for name in seen[0]}
     assert last["itc"] < 0.3 * first["itc"] and last["itg"] < 0.5 * first["itg"]
     assert last["in_batch"] > 0.9 and last["twisted"] > 0.9
+
+
+def asked_about(image: torch.Tensor) -> dict[str, tuple[TextBatch, torch.Tensor]]:
+    rows = torch.arange(len(image))
+    kinds = ("true", "caption", "twisted", "hard")
+    return {kind: (texts(len(image), seed=i), rows.roll(i)) for i, kind in enumerate(kinds)}
+
+
+def test_the_classes_of_matching_weigh_the_same_by_default() -> None:
+    torch.manual_seed(0)
+    model, image = MicroBlip2(SHAPE).eval(), image_tokens(8)
+    asked = asked_about(image)
+    loss, right = qformer.matching_loss(model, image, asked, qformer.MATCHING_WEIGHTS)
+    logits = torch.cat([model.match_logits(image[rows], read.ids, read.mask) for k, (read, rows) in asked.items()
+                        if k != "caption"])  # fmt: skip
+    labels = torch.tensor([1] * 8 + [0] * 16)
+    expected = functional.cross_entropy(logits, labels, weight=torch.tensor([0.5, 1.0]))
+    torch.testing.assert_close(loss, expected)
+    assert list(right) == ["true", "twisted", "hard"]
+    said = logits.argmax(1) == labels
+    torch.testing.assert_close(right["hard"], said[16:].float().mean())
+
+
+def test_what_weighs_nothing_in_matching_leaves_no_gradient() -> None:
+    torch.manual_seed(0)
+    model, image = MicroBlip2(SHAPE).eval(), image_tokens(8)
+    asked = asked_about(image)
+    only, _ = qformer.matching_loss(model, image, asked, qformer.MatchingWeights(0, 1, 0, 0))
+    read, rows = asked["caption"]
+    logits = model.match_logits(image[rows], read.ids, read.mask)
+    torch.testing.assert_close(only, functional.cross_entropy(logits, torch.ones(8, dtype=torch.long)))
+    heavier, _ = qformer.matching_loss(model, image, asked, qformer.MatchingWeights(1, 3, 1, 1))
+    plain, _ = qformer.matching_loss(model, image, asked, qformer.MatchingWeights(1, 1, 1, 1))
+    torch.testing.assert_close(heavier * 6, plain * 4 + only * 2)
 
 
 # -- through a language model ------------------------------------------------------------------------------------

@@ -97,6 +97,32 @@ def test_all_arms_are_trained_once_and_shipped_with_a_card(place, small_study, t
     assert (target / "README.md").read_text() == card
 
 
+def finished_run(out, task, resampler, arm, seed, test):
+    """What a training leaves behind, as far as shipping looks at it."""
+    place = out / f"{task}-{resampler}-{arm}-{seed}"
+    (place / "arm").mkdir(parents=True)
+    scores = {"task": task, "resampler": resampler, "arm": arm, "seed": seed, "train_examples": 9,
+              "train_world": "full", "test": test, "test_examples": 50}  # fmt: skip
+    (place / "scores.json").write_text(json.dumps(scores))
+    (place / "arm" / "arm.json").write_text(json.dumps({"settings": {"epochs": 2}}))
+    (place / "arm" / WEIGHTS).write_bytes(f"{resampler} {arm} {seed} {test}".encode())
+
+
+def test_shipping_one_resampler_s_arms_leaves_the_others_where_they_are(small_study, tmp_path):
+    target = tmp_path / "shipped"
+    for name, resamplers, test in (("first", ["one", "two"], 0.25), ("second", ["two"], 0.75)):
+        preset = presets.with_changes(small_study, resamplers=resamplers)
+        for _, resampler, arm, seed in shipping.jobs(preset, ["vsr"]):
+            finished_run(tmp_path / name, "vsr", resampler, arm, seed, test)
+        shipping.ship(tmp_path / name, preset, ["vsr"], target)
+    table = pd.read_csv(target / shipping.TABLE)
+    assert len(table) == 6 and dict(zip(table.resampler, table.test, strict=True)) == {"one": 0.25, "two": 0.75}
+    assert (target / "vsr-one-1" / WEIGHTS).read_bytes() == b"one unfrozen 1 0.25"
+    assert (target / "vsr-two-1" / WEIGHTS).read_bytes() == b"two unfrozen 1 0.75"
+    card = (target / "README.md").read_text()
+    assert "| vsr | one |  | 9 | 2 | 0.250, 0.250 | 0.250 | 50 |" in card and "0.750, 0.750" in card
+
+
 def test_arms_that_begin_with_another_come_after_it(small_study, tmp_path):
     preset = presets.with_changes(small_study, unfrozen_starts={"vsr": "rcm"})
     wanted = list(shipping.jobs(preset, ["vsr"]))

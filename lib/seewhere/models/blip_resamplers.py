@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from transformers import AutoProcessor, Blip2ForImageTextRetrieval, InstructBlipConfig, InstructBlipQFormerModel
 from transformers.models.instructblip.modeling_instructblip import InstructBlipPreTrainedModel, InstructBlipVisionModel
 
-from seewhere.models.inputs import check_family, check_pairs, resolve_device
+from seewhere.models.inputs import check_family, resolve_device
 from seewhere.models.micro_qformer import TextBatch
-from seewhere.models.resampling import Resampler
+from seewhere.models.resampling import Matching, Resampler
 
 BLIP2_HUB_ID = "Salesforce/blip2-itm-vit-g"
 INSTRUCTBLIP_HUB_ID = "Salesforce/instructblip-vicuna-7b"
@@ -79,7 +79,7 @@ class BlipResampler(Resampler):
         return queries, torch.cat([seen, texts.mask], dim=1)
 
 
-class Blip2Resampler(BlipResampler):
+class Blip2Resampler(BlipResampler, Matching):
     """The Q-Former of BLIP-2's stage 1 (`Blip2ForImageTextRetrieval`)."""
 
     def resample(self, image_tokens: Tensor, texts: TextBatch) -> tuple[Tensor, ...]:
@@ -102,16 +102,8 @@ class Blip2Resampler(BlipResampler):
         return part
 
     @torch.no_grad()
-    def match(self, images: Sequence[Image.Image], statements: Sequence[str], batch_size: int = 16) -> np.ndarray:
-        """Ask the whole model: the matching head's probability (N,) that ``statements[i]`` fits ``images[i]``."""
-        images = check_pairs(images, statements, self.name)
-        starts = range(0, len(images), batch_size)
-        parts = [slice(start, start + batch_size) for start in starts]
-        return np.concatenate([self.match_tokens(self.see(images[part]), statements[part]) for part in parts])
-
-    @torch.no_grad()
     def match_tokens(self, image_tokens: Tensor, statements: Sequence[str]) -> np.ndarray:
-        """As `match`, from the eye's tokens (N, 1 + patches, width)."""
+        """Return the matching head's probability (N,) of statements on the eye's tokens (N, 1 + patches, width)."""
         last = self.resample(image_tokens, self.read(statements))[-1]
         logits = self.model.itm_head(last.to(self.model.itm_head.weight.dtype)).mean(dim=1)
         return logits.float().softmax(dim=1)[:, 1].cpu().numpy()

@@ -235,8 +235,9 @@ def command_flags(
     text = ""
     for name in names:
         if settings[name] != defaults[name] or name in always:
-            flag = f" --{name.replace('_', '-')}"
-            text += flag if settings[name] is True else f"{flag} {settings[name]}"
+            value = settings[name]
+            words = "" if value is True else " ".join(map(str, value if isinstance(value, tuple) else (value,)))
+            text += f" --{name.replace('_', '-')} {words}".rstrip()
     return text
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from seewhere.models.micro_text import DEC_ID, PAD_ID
 MASKS = ("contrast", "match", "generate")
 BLOCKED = -30_000.0  # added to a score; far below any real one, and still a number in half precision
 TEXT_LENGTH = 48
+POSITIVE = ("true", "caption")  # kinds of statements that match (see `MatchingWeights`)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +248,26 @@ def hard_negatives(scores: Tensor, same: Tensor, generator: torch.Generator) -> 
     return torch.multinomial(weights.cpu(), 1, generator=generator).squeeze(1).to(scores.device)
 
 
+class MatchingWeights(NamedTuple):
+    """What a statement of each kind weighs in ITM; a kind that weighs nothing is not asked.
+
+    Attributes:
+        true: a true statement about the image.
+        caption: the image's own caption, the positive of BLIP-2.
+        twisted: the true statement with one thing changed.
+        hard: a caption with an image that contrast finds alike (half of them another image, half another caption),
+            the negative of BLIP-2.
+    """
+
+    true: float = 1.0
+    caption: float = 0.0
+    twisted: float = 0.5
+    hard: float = 0.5
+
+
+MATCHING_WEIGHTS = MatchingWeights()
+
+
 def stage_one_losses(
     model: MicroBlip2,
     image_tokens: Tensor,
@@ -253,11 +275,9 @@ def stage_one_losses(
     true: TextBatch,
     false: TextBatch,
     generator: torch.Generator,
+    weights: MatchingWeights = MATCHING_WEIGHTS,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return ITC + ITM + ITG of a batch, and its parts.
-
-    ITM's negatives are, in equal numbers, the statement with one thing twisted, and a caption with an image that
-    contrast finds alike (half of them another image, half another caption). Its two classes weigh the same.
+    """Return ITC + ITM + ITG of a batch, and its parts: the losses, and the share (0..1) of each kind that is right.
 
     Args:
         model: the Q-Former.
@@ -265,6 +285,7 @@ def stage_one_losses(
         captions: captions of the B images.
         true, false: a true and a twisted statement about each image.
         generator: source of the hard negatives.
+        weights: what each kind of statement weighs in ITM.
     """
     found, generate = contrast_and_generate(model, image_tokens, captions)
     scale = model.logit_scale.exp()
@@ -275,24 +296,49 @@ def stage_one_losses(
     other_image = hard_negatives(scale * found.T, same, generator)
     half = target < len(found) // 2
     images, texts = torch.where(half, other_image, target), torch.where(half, target, other_text)
-    asked = TextBatch.joined([true, false, captions[texts]])
-    seen = torch.cat([image_tokens, image_tokens, image_tokens[images]])
-    groups = by_length(asked, 4)
-    logits = in_order(
-        [rows for rows, _ in groups], [model.match_logits(seen[rows], part.ids, part.mask) for rows, part in groups]
-    )
-    labels = (torch.arange(len(logits), device=logits.device) < len(target)).long()
-    match = functional.cross_entropy(logits, labels, weight=torch.tensor([0.5, 1.0], device=logits.device))
-    right = (logits.argmax(1) == labels).float()
+    asked = {
+        "true": (true, target),
+        "caption": (captions, target),
+        "twisted": (false, target),
+        "hard": (captions[texts], images),
+    }
+    match, right = matching_loss(model, image_tokens, asked, weights)
     parts = {
         "itc": contrast,
         "itm": match,
         "itg": generate,
         "in_batch": (found.argmax(1) == target).float().mean(),
-        "twisted": right[: 2 * len(target)].mean(),
-        "hard": right[2 * len(target) :].mean(),
+        **right,
     }
     return contrast + match + generate, {name: value.detach() for name, value in parts.items()}
+
+
+def matching_loss(
+    model: MicroBlip2, image_tokens: Tensor, asked: dict[str, tuple[TextBatch, Tensor]], weights: MatchingWeights
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return ITM's weighted mean loss, and the share (0..1) of each kind that is right.
+
+    Args:
+        model: the Q-Former.
+        image_tokens: (B, P, sees).
+        asked: by kind (see `MatchingWeights`) texts and the images' rows (n,) that they are asked about.
+        weights: what a statement of each kind weighs.
+    """
+    share = weights._asdict()
+    kinds = [kind for kind in asked if share[kind]]
+    texts, rows = TextBatch.joined([asked[k][0] for k in kinds]), torch.cat([asked[k][1] for k in kinds])
+    groups = by_length(texts, 4)
+    logits = in_order(
+        [part for part, _ in groups],
+        [model.match_logits(image_tokens[rows[part]], read.ids, read.mask) for part, read in groups],
+    )
+    counts = [len(asked[kind][1]) for kind in kinds]
+    labels = torch.cat([torch.full((n,), int(k in POSITIVE)) for k, n in zip(kinds, counts, strict=True)])
+    each = torch.cat([torch.full((n,), share[k]) for k, n in zip(kinds, counts, strict=True)])
+    labels, each = labels.to(logits.device), each.to(logits.device)
+    losses = functional.cross_entropy(logits, labels, reduction="none")
+    right = (logits.argmax(1) == labels).float().split(counts)
+    return (losses * each).sum() / each.sum(), {k: part.mean() for k, part in zip(kinds, right, strict=True)}
 
 
 def contrast_and_generate(model: MicroBlip2, image_tokens: Tensor, captions: TextBatch) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from seewhere.models import few_bits
 from seewhere.models import micro_qformer_data as data
 from seewhere.models.micro_clip import MicroClip
 from seewhere.models.micro_clip_training import command_flags
-from seewhere.models.micro_qformer import MicroBlip2, QFormerSettings, TextBatch, similarities
+from seewhere.models.micro_qformer import MatchingWeights, MicroBlip2, QFormerSettings, TextBatch, similarities
 from seewhere.models.micro_qformer_training import (
     KINDS,
     LanguageTraining,
@@ -161,7 +161,7 @@ def card_text(
     """Return the card of a trained micro resampler."""
     about, objective = _ABOUT[settings.kind]
     names = ("steps", "seed", "bf16", "batch", "learning_rate", "scenes", "first", "clip", "start", "language",
-             "optimizer", "layers", "width", "queries")  # fmt: skip
+             "optimizer", "layers", "width", "queries", "matching_weights")  # fmt: skip
     flags = command_flags(asdict(settings), asdict(ResamplerSettings()), names, ("steps", "seed"))
     flags += " --few-bits" if squeezed else ""
     matching = scores["matching"]
@@ -210,6 +210,10 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--language", default="", help="instruct, perceiver: folder or hub id of a causal language "
                         "model, kept frozen (default: a new small Llama that learns along)")  # fmt: skip
     add_recipe_flags(parser, defaults, ("steps", "batch", "scenes", "first", "seed", "layers", "width", "queries"))
+    parser.add_argument("--matching-weights", nargs=4, type=float, default=defaults.matching_weights,
+                        metavar=tuple(name.upper() for name in MatchingWeights._fields), help="blip2: what true "
+                        "statements, own captions, twisted statements and hard negatives weigh in matching; 0 leaves "
+                        "out (default: %(default)s)")  # fmt: skip
     parser.add_argument("--few-bits", action="store_true", help="round weights to seven bits before scoring, and store "
                         "them so (default: fp16)")  # fmt: skip
     parser.set_defaults(handler=main)
@@ -218,6 +222,7 @@ def register(subparsers: Any) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Train, score and write a resampler; the same call again goes on where it stopped."""
     chosen = {k: v for k, v in vars(arguments).items() if k in ResamplerSettings.__dataclass_fields__}
+    chosen["matching_weights"] = tuple(chosen["matching_weights"])
     training = make_training(ResamplerSettings(**chosen), arguments.out, load_blip2_module)
     training.run()
     if arguments.few_bits:

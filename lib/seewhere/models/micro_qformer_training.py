@@ -22,7 +22,14 @@ from seewhere.models import micro_qformer_data as data
 from seewhere.models.micro_clip import NAME as CLIP_NAME
 from seewhere.models.micro_clip import MicroClip
 from seewhere.models.micro_clip_training import FIRST_SCENE
-from seewhere.models.micro_qformer import MicroBlip2, QFormerSettings, language_loss, stage_one_losses
+from seewhere.models.micro_qformer import (
+    MATCHING_WEIGHTS,
+    MatchingWeights,
+    MicroBlip2,
+    QFormerSettings,
+    language_loss,
+    stage_one_losses,
+)
 from seewhere.models.micro_resamplers import MicroInstruct, MicroPerceiver, ThroughLanguage
 from seewhere.models.stepwise import StepwiseTraining, optimizers_for, training_device
 from seewhere.models.world_pairs import rows_of_step
@@ -45,6 +52,7 @@ class ResamplerSettings:
         scenes, first: how many scenes, and the number of the first: others than the start had teach more than more
             looks at the same.
         language_share: ``blip2`` only: sentences of text alone per image.
+        matching_weights: ``blip2`` only: see `MatchingWeights`.
         bf16: mixed precision, about twice as fast on processors with AVX512-BF16.
     """
 
@@ -60,6 +68,7 @@ class ResamplerSettings:
     scenes: int = 40_000
     first: int = FIRST_SCENE
     language_share: float = 0.25
+    matching_weights: tuple[float, ...] = tuple(MATCHING_WEIGHTS)  # a plain tuple: checkpoints hold no classes
     seed: int = 0
     bf16: bool = False
     layers: int = 4
@@ -122,8 +131,9 @@ class StageOneTraining(StepwiseTraining):
         tokens = self.seen.image_tokens(rows).to(self.device)
         alone = [data.mere_language(s, random) for s in scenes[: math.ceil(settings.language_share * len(scenes))]]
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + self.step)
+        weights = MatchingWeights(*settings.matching_weights)
         with self.mixed():
-            loss, parts = stage_one_losses(self.blip2, tokens, captions, true, false, generator)
+            loss, parts = stage_one_losses(self.blip2, tokens, captions, true, false, generator, weights)
             if alone:
                 parts["text"] = language_loss(self.blip2, data.read(self.clip.tokenizer, alone).to(self.device))
                 loss = loss + settings.language_share * parts["text"]

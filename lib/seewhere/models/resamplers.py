@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from seewhere.models import few_bits
-from seewhere.models.inputs import check_pairs, model_family
+from seewhere.models.inputs import model_family
 from seewhere.models.micro_clip import MicroClip, shipped_folder
 from seewhere.models.micro_qformer import TEXT_LENGTH, MicroBlip2, QFormerSettings, TextBatch
 from seewhere.models.micro_qformer_data import LanguageReader
 from seewhere.models.micro_resamplers import MicroInstruct, MicroPerceiver, ThroughLanguage
-from seewhere.models.resampling import Resampler, fingerprint_of
+from seewhere.models.resampling import Matching, Resampler, fingerprint_of
 from seewhere.models.world_questions import statement_question
 from seewhere.storage import atomic_write_json, make_readable, read_json
 
@@ -40,7 +40,7 @@ REAL = ("blip-2", "instructblip")
 COMMAND = "seewhere train qformer --kind {} --out FOLDER"
 
 
-class MicroResampler(Resampler):
+class MicroResampler(Matching):
     """A micro Q-Former or Perceiver resampler with its micro-CLIP; make one with `load_resampler`.
 
     Args:
@@ -89,23 +89,15 @@ class MicroResampler(Resampler):
         return self.module
 
     @torch.no_grad()
-    def match(self, images: Sequence[Image.Image], statements: Sequence[str], batch_size: int = 64) -> np.ndarray:
-        """Ask the whole model: the probability (N,) that ``statements[i]`` is true of ``images[i]``.
+    def match_tokens(self, image_tokens: Tensor, statements: Sequence[str]) -> np.ndarray:
+        """Return the probability (N,) that each statement is true, from the eye's tokens (N, patches, width).
 
         ``micro-blip2`` answers by its matching head; the others by what their language model gives "yes" and "no" to
         the question whether it is true.
 
         Raises:
-            ValueError: not one statement per image, or a resampler without its language model.
+            ValueError: a resampler without its language model.
         """
-        images = check_pairs(images, statements, self.name)
-        starts = range(0, len(images), batch_size)
-        parts = [slice(start, start + batch_size) for start in starts]
-        return np.concatenate([self.match_tokens(self.see(images[part]), statements[part]) for part in parts])
-
-    @torch.no_grad()
-    def match_tokens(self, image_tokens: Tensor, statements: Sequence[str]) -> np.ndarray:
-        """As `match`, from the eye's tokens (N, patches, width)."""
         return matches(self.module, image_tokens, list(statements), self.clip, *self._whole).cpu().numpy()
 
 
@@ -117,7 +109,7 @@ def matches(
     through: ThroughLanguage | None,
     reader: LanguageReader | None,
 ) -> Tensor:
-    """Return the probability (B,) that each statement is true of its image tokens; see `MicroResampler.match`."""
+    """Return the probability (B,) that statements are true of image tokens; see `MicroResampler.match_tokens`."""
     if isinstance(module, MicroBlip2):
         texts = _read(clip, statements)
         return module.match_logits(image_tokens, texts.ids, texts.mask).softmax(dim=1)[:, 1]

@@ -126,6 +126,27 @@ class Resampler(nn.Module, ABC):
         return place
 
 
+class Matching(Resampler):
+    """A resampler that can be asked whether a statement is true of a picture."""
+
+    @abstractmethod
+    def match_tokens(self, image_tokens: Tensor, statements: Sequence[str]) -> np.ndarray:
+        """Return the probability (N,) that each statement is true, from the eye's tokens (N, P, its width)."""
+
+    @torch.no_grad()
+    def match(self, images: Sequence[Image.Image], statements: Sequence[str], batch_size: int = 32) -> np.ndarray:
+        """Return the probability (N,) that ``statements[i]`` is true of ``images[i]``.
+
+        Raises:
+            ValueError: not one statement per image, or nothing that could answer was loaded.
+        """
+        images = check_pairs(images, statements, self.name)
+        found = []
+        for rows in batched(images, batch_size, self.name, progress=False):
+            found.append(self.match_tokens(self.see([images[i] for i in rows]), [statements[i] for i in rows]))
+        return np.concatenate(found)
+
+
 def fingerprint_of(module: nn.Module) -> str:
     """Return a hash of a module's parameters and buffers, 64 hexadecimal digits."""
     digest = hashlib.sha256()

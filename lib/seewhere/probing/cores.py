@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
@@ -44,11 +46,16 @@ def over_cores(work: Callable[[Batch], Result], batches: Sequence[Batch], spread
             pool.shutdown(cancel_futures=True)
 
 
-def spreads(model: object, device: torch.device | None = None) -> bool:
+def spreads(model: object) -> bool:
     """Whether a model's batches may be worked on side by side: it says that it is ``thread_safe``, and has no GPU."""
-    if not getattr(model, "thread_safe", False):
-        return False
-    if device is None:
-        parameters: Iterable[torch.Tensor] = getattr(model, "module", torch.nn.Module()).parameters()
-        device = next((p.device for p in parameters), torch.device("cpu"))
-    return device.type == "cpu"
+    parameters: Iterable[torch.Tensor] = getattr(model, "module", torch.nn.Module()).parameters()
+    return getattr(model, "thread_safe", False) and all(p.device.type == "cpu" for p in parameters)
+
+
+def alike(lengths: Sequence[int] | NDArray[np.int64], size: int) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+    """Return places in batches of at most `size` texts of like length, and the order that puts results back in place.
+
+    A batch is filled up to its longest text, and what is filled up is paid for.
+    """
+    order = np.argsort(lengths, kind="stable")
+    return [order[start : start + size] for start in range(0, len(order), size)], np.argsort(order)

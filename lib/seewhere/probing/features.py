@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from seewhere.probing import cache
-from seewhere.probing.cores import over_cores, spreads
+from seewhere.probing.cores import alike, over_cores, spreads
 from seewhere.probing.encodings import EncodedPictures, EncodingStore
 from seewhere.probing.protocols import EncodedResampler, Resampler
 from seewhere.probing.tasks import Example, Picture, data_hash, picture_hashes
@@ -99,15 +99,13 @@ def features_of_encodings(
     layers: Sequence[str],
 ) -> dict[str, NDArray]:
     """Return the tokens of some examples from their pictures' kept encodings: layer -> (N, tokens, width)."""
-    # Texts of like length together: a batch is filled up to its longest.
-    order = np.argsort([len(examples[row].text) for row in rows], kind="stable")
-    batches = [[rows[place] for place in order[start : start + BATCH]] for start in range(0, len(rows), BATCH)]
+    batches, back = alike([len(examples[row].text) for row in rows], BATCH)
 
-    def compute(batch: list[int]) -> dict[str, NDArray]:
-        return model.features_encoded(encoded[batch], [examples[row].text for row in batch], list(layers))
+    def compute(batch: NDArray[np.int64]) -> dict[str, NDArray]:
+        chosen = [rows[place] for place in batch]
+        return model.features_encoded(encoded[chosen], [examples[row].text for row in chosen], list(layers))
 
     found = list(over_cores(compute, batches, spreads(model)))
-    back = np.argsort(order)
     return {layer: np.concatenate([np.asarray(part[layer]) for part in found])[back] for layer in layers}
 
 

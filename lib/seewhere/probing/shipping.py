@@ -20,6 +20,9 @@ from seewhere import presets, storage
 from seewhere.probing.names import ABOUT, DATA, FROZEN, SCORES, SHIPPED, UNFROZEN, WEIGHTS, folder_of
 
 TASKS = tuple(DATA)
+TABLE = "arms.csv"
+COLUMNS = ["task", "resampler", "arm", "seed", "start_task", "train_world", "train_examples", "epochs", "test",
+           "test_examples"]  # fmt: skip
 
 
 def register(subparsers: Any) -> None:
@@ -27,8 +30,10 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser("arms", help="all unfrozen arms of notebook 01, one after the other")
     parser.add_argument("--preset", choices=presets.NAMES, default="quick", help="settings and sizes (default: quick)")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="which (default: all three)")
+    parser.add_argument("--resamplers", nargs="+", help="which (default: those of the preset)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs; finished ones are passed over")
-    parser.add_argument("--ship", action="store_true", help="put them into the package, replacing those there")
+    parser.add_argument("--ship", action="store_true", help="put them into the package, replacing those of the same "
+                        "tasks and resamplers")  # fmt: skip
     parser.set_defaults(handler=run)
 
 
@@ -52,6 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
     parser = argparse.ArgumentParser()
     commands.add_arguments(parser)
     preset = presets.load(arguments.preset, "01")
+    if arguments.resamplers:
+        preset = presets.with_changes(preset, resamplers=arguments.resamplers)
     for job in jobs(preset, arguments.tasks):
         place = folder_of(arguments.out, *job)
         if not (place / SCORES).is_file():
@@ -75,7 +82,7 @@ def command_of(
 
 
 def ship(out: Path, preset: presets.Preset, tasks: Sequence[str] = TASKS, target: Path = SHIPPED) -> Path:
-    """Copy the unfrozen arms of finished runs to ``target`` with a card, replacing what is there as a whole.
+    """Copy the unfrozen arms of finished runs to ``target`` with table and card; those of others there stay.
 
     Raises:
         FileNotFoundError: a run that is not finished.
@@ -83,15 +90,35 @@ def ship(out: Path, preset: presets.Preset, tasks: Sequence[str] = TASKS, target
     """
     from seewhere.probing.arms import start_of  # it imports torch
 
-    rows = read_runs(out, list(jobs(preset, tasks)))
+    made = read_runs(out, list(jobs(preset, tasks)))
+    staying = staying_beside(made, target)
+    sources = {place_of(row): Path(row.run) / "arm" for row in made[made.arm == UNFROZEN].itertuples()}
+    sources |= {place_of(row): target / place_of(row) for row in staying[staying.arm == UNFROZEN].itertuples()}
+    rows = pd.concat([made[COLUMNS], staying]).fillna({"start_task": ""})
+    rows = rows.sort_values(["task", "resampler", "arm", "seed"], ignore_index=True)
     with storage.atomic_directory(target, overwrite=target.exists()) as work:
-        for row in rows[rows.arm == UNFROZEN].itertuples():
-            shutil.copytree(Path(row.run) / "arm", folder_of(work, row.task, row.resampler, row.seed))
+        for place, source in sources.items():
+            shutil.copytree(source, work / place)
         for about in work.rglob(ABOUT):
             start_of(about.parent)
         size = sum(file.stat().st_size for file in work.rglob(WEIGHTS)) / 1e6
+        storage.atomic_write_text(work / TABLE, rows.to_csv(index=False))
         storage.atomic_write_text(work / "README.md", card(rows, size, preset.world_preset))
     return target
+
+
+def place_of(row: Any) -> Path:
+    """Return where an arm ships, below the folder of all, by its row of the table."""
+    return folder_of(Path(), row.task, row.resampler, row.seed)
+
+
+def staying_beside(made: pd.DataFrame, target: Path) -> pd.DataFrame:
+    """Return the rows of the shipped table whose task and resampler are not among the new ones."""
+    if not (target / TABLE).is_file():
+        return pd.DataFrame(columns=COLUMNS)
+    there = pd.read_csv(target / TABLE)
+    pairs = set(zip(made.task, made.resampler, strict=True))
+    return there[[pair not in pairs for pair in zip(there.task, there.resampler, strict=True)]]
 
 
 def read_runs(out: Path, wanted: Sequence[tuple[str, str, str, int]]) -> pd.DataFrame:
@@ -108,7 +135,7 @@ def read_runs(out: Path, wanted: Sequence[tuple[str, str, str, int]]) -> pd.Data
                 f"{place} is not finished: {SCORES} is missing. Go on with `seewhere train arms --out {out}`"
             )
         scores, settings = storage.read_json(place / SCORES), storage.read_json(place / "arm" / ABOUT)["settings"]
-        rows.append({"start_task": "", **scores, "run": str(place), "epochs": settings["epochs"]})
+        rows.append({"start_task": "", "train_world": "", **scores, "run": str(place), "epochs": settings["epochs"]})
     return pd.DataFrame(rows)
 
 
@@ -116,7 +143,7 @@ def card(rows: pd.DataFrame, megabytes: float, tested: str) -> str:
     """Return what the arms are, how they were made and what they can do, as Markdown.
 
     Args:
-        rows: see `read_runs`.
+        rows: with `COLUMNS`.
         megabytes: of all weights.
         tested: the build of the world whose test split the scores are of.
     """
@@ -127,7 +154,7 @@ def card(rows: pd.DataFrame, megabytes: float, tested: str) -> str:
         scores = ", ".join(f"{value:.3f}" for value in trained.test)
         lines.append(
             f"| {task} | {resampler} | {first.start_task} | {first.train_examples:,} | {first.epochs} | {scores} "
-            f"| {frozen.test.iloc[0]:.3f} |"
+            f"| {frozen.test.iloc[0]:.3f} | {first.test_examples:,} |"
         )
     table = "\n".join(lines)
     return f"""# Unfrozen arms of notebook 01
@@ -147,8 +174,8 @@ of the weights as they are stored. *frozen* is a linear probe on the frozen resa
 for the epochs of its own preset, first seed. *after* names the task whose arm of the same seed a training began with;
 none: the resampler as it is.
 
-| task | resampler | after | train examples | epochs | unfrozen, by seed | frozen |
-| --- | --- | --- | --- | --- | --- | --- |
+| task | resampler | after | train examples | epochs | unfrozen, by seed | frozen | test examples |
+| --- | --- | --- | --- | --- | --- | --- | --- |
 {table}
 
 Every `arm.json` holds the whole course of its training. What only words pass through (embeddings and their own

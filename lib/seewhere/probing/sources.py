@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,6 @@ class FrozenTokens:
     def __init__(self, table: object, identity: str = "") -> None:
         self.table, self.module = table, nn.Module()
         self.lengths, self.thread_safe = np.zeros(len(self), dtype=np.int64), False  # nothing to gain
-        self._kept: Tensor | None = None
-        self._small: bool | None = None
         key = getattr(table, "key", None)
         self.identity = identity or (f"{key.weights} {key.data} {key.layer}" if key is not None else "")
 
@@ -36,20 +35,21 @@ class FrozenTokens:
 
     def tokens(self, rows: NDArray[np.int64], device: torch.device) -> Tensor:
         """Return the tokens of some examples, (B, tokens, width) float32."""
-        if self._small is None:
-            self._small = len(self) * self._read(np.array([0])).nbytes <= IN_MEMORY
-        if self._small and self._kept is None and len(rows) > 1:
-            self._kept = self._read(np.arange(len(self)))
-        wanted = np.asarray(rows, dtype=np.int64)
-        found = self._read(wanted) if self._kept is None else self._kept.index_select(0, torch.from_numpy(wanted))
+        found = self._read(rows) if self._whole is None else self._whole[torch.from_numpy(rows)]
         return found.to(device).float()  # torch widens half precision several times faster than numpy
 
     def _read(self, rows: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(self.table[rows]))  # type: ignore[index]
 
+    @cached_property
+    def _whole(self) -> Tensor | None:
+        """All tokens, in memory, where they are few."""
+        few = len(self) * self._read(np.array([0])).nbytes <= IN_MEMORY
+        return self._read(np.arange(len(self))) if few else None
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is in memory: another process reads it from the disk."""
-        return self.__dict__ | {"_kept": None}
+        return {name: value for name, value in self.__dict__.items() if name != "_whole"}
 
 
 class TrainedTokens:

@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 from seewhere import storage
 from seewhere.models.stepwise import OPTIMIZERS, optimizers_for
 from seewhere.probing import compact, losses
-from seewhere.probing.cores import over_cores
+from seewhere.probing.cores import alike, over_cores
 from seewhere.probing.heads import Probe
 
 STATE = "state.pt"
@@ -371,16 +371,13 @@ def _outputs(probe: Probe, source: Source, rows: Sequence[int] | NDArray, device
     probe.eval()
     source.module.eval()
     wanted = np.asarray(rows, dtype=np.int64)
-    # Texts of like length together: a batch is filled up to its longest.
-    order = np.argsort(source.lengths[wanted], kind="stable")
-    batches = [wanted[order[start : start + SCORED]] for start in range(0, len(order), SCORED)]
+    batches, back = alike(source.lengths[wanted], SCORED)
 
     def answer(batch: NDArray[np.int64]) -> Tensor:
-        return probe(source.tokens(batch, device)).float().cpu()
+        return probe(source.tokens(wanted[batch], device)).float().cpu()
 
     parts = list(over_cores(answer, batches, source.thread_safe and device.type == "cpu"))
-    back = torch.from_numpy(np.argsort(order))
-    return torch.cat(parts)[back] if parts else torch.zeros(0, probe.head.out_features)
+    return torch.cat(parts)[torch.from_numpy(back)] if parts else torch.zeros(0, probe.head.out_features)
 
 
 def predict(probe: Probe, source: Source) -> NDArray[np.float32]:
