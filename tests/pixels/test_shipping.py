@@ -16,13 +16,15 @@ from seewhere.pixels.pictures import textures
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """Four stages as `seewhere train pixels --stage all` leaves them, without having been trained."""
+    """All stages as `seewhere train pixels --stage all` leaves them, without having been trained."""
     tokenizer = world_tokenizer()
     torch.manual_seed(0)
     clip = MicroClip(build_model(len(tokenizer), layers=1, text_layers=1), tokenizer).eval()
     clip.write(tmp_path / "clip")
     model = micro_vlm.build(clip, np.stack([np.asarray(image) for image in textures(10)]))
-    known, before = recipe.load().changed(clip=str(tmp_path / "clip")), {"1": "", "2": "stage1", "3": "stage2"}
+    known, before = recipe.load().changed(clip=str(tmp_path / "clip")), {
+        "1": "", "2": "stage1", "2-on": "stage2", "3": "stage2-on", "frozen-on": "frozen"
+    }  # fmt: skip
     shown = {"a texture": textures(1, seed=3)[0]}
     for name, place in zip(shipping.SHIPPED_STAGES, shipping.places(tmp_path / "runs"), strict=True):
         start = before.get(name, "stage1")
@@ -45,13 +47,14 @@ def test_finished_stages_are_packed_with_a_card(runs: Path, tmp_path: Path, monk
     assert not (target / "old").exists(), "nothing of an earlier shipment stays"
     reader = micro_vlm_weights.unpack("micro-pixels-stage3", target)
     assert reader.tokens == 64
-    assert history.read_history(target / history.FILE).stages.tolist() == ["1", "2", "3"]
-    assert history.read_history(target / shipping.FROZEN_HISTORY).stages.tolist() == ["1", "frozen"]
+    assert history.read_history(target / history.FILE).stages.tolist() == ["1", "2", "2-on", "3"]
+    assert history.read_history(target / shipping.FROZEN_HISTORY).stages.tolist() == ["1", "frozen", "frozen-on"]
     told = other_tasks.shipped_rows(target)
     assert told.model.unique().tolist() == ["stage1", "stage2", "stage3", "frozen"]
     card = (target / "README.md").read_text()
     assert "| stage2 | stage1 | trained | 2000 | colour 0.5, mask 0.15, refer 0.2" in card
     assert "| frozen | stage1 | frozen | 2000 | colour 0.5, mask 0.15, refer 0.2" in card
+    assert "| stage2-on | stage2 | trained | 3000 |" in card and "| frozen-on | frozen | frozen | 3000 |" in card
     assert "9 scenes, 4 textures" in card and "| blur 8x8 |" in card and "| 64/48/12 | 0.0015 |" in card
     monkeypatch.setattr(readers, "FOLDER", target)
     account = readers.how_trained(["micro-pixels-stage2"]).splitlines()
@@ -59,14 +62,15 @@ def test_finished_stages_are_packed_with_a_card(runs: Path, tmp_path: Path, monk
     assert account[1].startswith("All by one recipe")
 
 
-def test_a_baseline_that_differs_in_more_than_its_encoder_is_refused(runs: Path) -> None:
-    path = runs / "frozen" / recipe.TRAINING
+@pytest.mark.parametrize(("part", "steps"), [("frozen", 2000), ("frozen-on", 3000)])
+def test_a_baseline_that_differs_in_more_than_its_encoder_is_refused(runs: Path, part: str, steps: int) -> None:
+    path = runs / part / recipe.TRAINING
     made = json.loads(path.read_text())
     made["settings"]["steps"], made["pictures"]["textures"] = 7, 5
     path.write_text(json.dumps(made))
-    with pytest.raises(ValueError, match=r"differs in: steps 7 against 2000; pictures .*'textures': 5"):
+    with pytest.raises(ValueError, match=rf"differs in: steps 7 against {steps}; pictures .*'textures': 5"):
         shipping.ship(runs, runs.parent / "package")
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"frozen: no finished stage; make all with seewhere train pixels"):
+    with pytest.raises(FileNotFoundError, match=rf"{part}: no finished stage; make all with seewhere train pixels"):
         shipping.ship(runs, runs.parent / "package")
     assert not (runs.parent / "package").exists()

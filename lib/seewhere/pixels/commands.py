@@ -14,14 +14,12 @@ from seewhere.models.minigpt import SETTINGS_FILE
 from seewhere.models.stepwise import training_device
 from seewhere.pixels import history, recipe
 from seewhere.pixels.reader import PixelReader
-from seewhere.pixels.recipe import PixelSettings, Recipe
+from seewhere.pixels.recipe import SHIPPED_STAGES, PixelSettings, Recipe
 from seewhere.pixels.training import PixelTraining
 
 SNAPSHOTS = (0.1, 0.4, 1.0)
 """Shares of a stage's steps after which the fixed pictures are read."""
 ALL = "all"
-SHIPPED_STAGES = ("1", "2", "3", "frozen")
-"""What ``--stage all`` makes, in this order."""
 
 
 def snapshot(training: PixelTraining, record: history.ReconstructionHistory, stage: str) -> Any:
@@ -75,7 +73,7 @@ def train_stage(settings: PixelSettings, stage: str, folder: Path, progress: boo
 
 
 def train_all(chosen: Recipe, folder: Path, progress: bool = True) -> None:
-    """Train stages 1 to 3 and the frozen baseline, each in ``stageNAME`` (or ``frozen``) of a folder."""
+    """Train stages 1 to 3 and the frozen baseline, each in a folder of its own (`place_of`)."""
     for stage in SHIPPED_STAGES:
         before = chosen.after[stage]
         start = str(place_of(before, folder) / "model") if before else ""
@@ -84,7 +82,7 @@ def train_all(chosen: Recipe, folder: Path, progress: bool = True) -> None:
 
 def place_of(stage: str, folder: Path) -> Path:
     """Where `train_all` keeps a stage."""
-    return folder / (f"stage{stage}" if stage.isdigit() else stage)
+    return folder / (f"stage{stage}" if stage[0].isdigit() else stage)
 
 
 _NUMBERS = ("steps", "images", "scenes", "textures", "frames", "seed")
@@ -96,7 +94,10 @@ def register(subparsers: Any) -> None:
     known = recipe.load()
     parser = subparsers.add_parser("pixels", help="train the micro vision-language model to read pixels, in stages")
     parser.add_argument(
-        "--stage", choices=[ALL, *known.stages], required=True, help="what is trained; all: 1, 2, 3 and frozen"
+        "--stage",
+        choices=[ALL, *known.stages],
+        required=True,
+        help=f"what is trained; all: {', '.join(SHIPPED_STAGES)}",
     )
     parser.add_argument("--start", default="", help="name or folder of the model to go on from (default: a new one)")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, log, history and model/")

@@ -17,6 +17,8 @@ from seewhere import presets, storage
 from seewhere.pixels.mixture import check_mixture
 
 PACKAGED = presets.FOLDER / "train_pixels.toml"
+SHIPPED_STAGES = ("1", "2", "2-on", "3", "frozen", "frozen-on")
+"""What ``seewhere train pixels --stage all`` makes, in this order."""
 TRAINING = "training.json"
 """What a finished stage leaves beside its model: its name, settings and pictures."""
 
@@ -105,9 +107,9 @@ def load(path: Path | str = PACKAGED) -> Recipe:
         if after[name] and after[name] not in tables["stages"]:
             raise ValueError(f"{path} [stages.{name}]: after = {after[name]!r} is no stage")
         stages[name] = _settings({**common, **values}, f"{path} [stages.{name}]")
-    missing = [name for name in ("1", "2", "3", "frozen") if name not in stages]
+    missing = [name for name in SHIPPED_STAGES if name not in stages]
     if missing:
-        raise ValueError(f"{path}: expected the stages 1, 2, 3 and frozen; missing: {', '.join(missing)}")
+        raise ValueError(f"{path}: expected the stages {', '.join(SHIPPED_STAGES)}; missing: {', '.join(missing)}")
     return Recipe(stages, after, _settings({**common, **tables["tuning"]}, f"{path} [tuning]"))
 
 

@@ -18,14 +18,17 @@ from seewhere.models.micro_vlm_weights import FOLDER, PARTS, pack
 from seewhere.models.minigpt import SETTINGS_FILE, MiniGPT
 from seewhere.models.packed_folders import plain
 from seewhere.pixels import history, other_tasks
-from seewhere.pixels.commands import SHIPPED_STAGES, place_of
+from seewhere.pixels.commands import place_of
 from seewhere.pixels.reader import PixelReader
 from seewhere.pixels.readers import ACCOUNT, ENCODER
-from seewhere.pixels.recipe import TRAINING
+from seewhere.pixels.recipe import SHIPPED_STAGES, TRAINING
 from seewhere.pixels.study import Study, gather
 
 FROZEN_HISTORY = "history-frozen.npz"
-SHIPPED = ("frozen", "stage2", "stage3")
+SHIPPED = {"frozen": "frozen-on", "stage2": "2-on", "stage3": "3"}
+"""Name of a model in the package -> the last stage of its training."""
+TOLD = {"stage1": "1", "stage2": "2-on", "stage3": "3", "frozen": "frozen-on"}
+"""Name -> stage after which a model is asked in words."""
 ASKED = {"scenes": 6, "novel scenes": 3, "photographs": 0, "textures": 6}
 """Pictures of each set that the card's errors are of."""
 SCENES = 100
@@ -42,7 +45,7 @@ def ship(
     """Put what ``seewhere train pixels --stage all`` left in `runs` into the package.
 
     Args:
-        runs: folder with stage1, stage2, stage3 and frozen.
+        runs: folder with all stages.
         target: where the weights go; what is there is replaced as a whole.
         scenes: asked about in words for ``forgetting.csv``.
         pictures: set -> how many are reconstructed for the card.
@@ -54,16 +57,20 @@ def ship(
     """
     made = read_runs(runs)
     check_fair(made)
-    readers = {place.name: PixelReader(MiniGPT.load(place / "model"), progress=False) for place in places(runs)}
+    readers = {
+        name: PixelReader(MiniGPT.load(place_of(stage, runs) / "model"), progress=False) for name, stage in TOLD.items()
+    }
     asked = other_tasks.rows(readers, scenes, progress=progress)
     study = Study.start(gather(list(pictures), pictures, [0]))
     for name in SHIPPED:
         study.ask(readers[name], name, progress)
-    first, second, third, frozen = (history.read_history(place / history.FILE) for place in places(runs))
+    first, second, second_on, third, frozen, frozen_on = (
+        history.read_history(place / history.FILE) for place in places(runs)
+    )
     with storage.atomic_directory(target, overwrite=True) as work:
         pack({f"micro-pixels-{name}": readers[name].model for name in SHIPPED}, _room(made), Path(work))
-        first.followed_by(second).followed_by(third).write(Path(work) / history.FILE)
-        first.followed_by(frozen).write(Path(work) / FROZEN_HISTORY)
+        first.followed_by(second).followed_by(second_on).followed_by(third).write(Path(work) / history.FILE)
+        first.followed_by(frozen).followed_by(frozen_on).write(Path(work) / FROZEN_HISTORY)
         other_tasks.write(asked, Path(work))
         told = portable(made)
         storage.atomic_write_json(Path(work) / TRAINING, told)
@@ -101,24 +108,25 @@ def portable(made: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_fair(made: Mapping[str, Any]) -> None:
-    """Refuse a baseline that differs from stage 2 in more than its encoder.
+    """Refuse a baseline that differs from stage 2, in either of its two parts, in more than its encoder.
 
     Raises:
         ValueError: the settings in which they differ.
     """
-    second, frozen = made["stage2"], made["frozen"]
-    odd = [
-        f"{name} {frozen['settings'][name]!r} against {second['settings'][name]!r}"
-        for name in second["settings"]
-        if name != "adapt" and frozen["settings"][name] != second["settings"][name]
-    ]
-    if frozen.get("pictures") != second.get("pictures"):
-        odd.append(f"pictures {frozen.get('pictures')} against {second.get('pictures')}")
-    if odd or frozen["settings"]["adapt"] or not second["settings"]["adapt"]:
-        raise ValueError(
-            "the frozen baseline has to be stage 2 in everything but its encoder; it differs in: "
-            f"{'; '.join(odd) or 'nothing, but adapt is wrong in one of them'}"
-        )
+    for part, apart in (("", {"adapt"}), ("-on", {"adapt", "start"})):
+        second, frozen = made[f"stage2{part}"], made[f"frozen{part}"]
+        odd = [
+            f"{name} {frozen['settings'][name]!r} against {second['settings'][name]!r}"
+            for name in second["settings"]
+            if name not in apart and frozen["settings"][name] != second["settings"][name]
+        ]
+        if frozen.get("pictures") != second.get("pictures"):
+            odd.append(f"pictures {frozen.get('pictures')} against {second.get('pictures')}")
+        if odd or frozen["settings"]["adapt"] or not second["settings"]["adapt"]:
+            raise ValueError(
+                "the frozen baseline has to be stage 2 in everything but its encoder; it differs in: "
+                f"{'; '.join(odd) or 'nothing, but adapt is wrong in one of them'}"
+            )
 
 
 def _room(made: Mapping[str, Any]) -> micro_vlm_start.Room:
@@ -177,7 +185,8 @@ def card(made: Mapping[str, Any], errors: pd.DataFrame, asked: pd.DataFrame, fol
 
 Three small vision-language models (`seewhere.models.micro_vlm`) that can be asked for the colour of a pixel, for
 boxes and in words: `micro-pixels-frozen` (its encoder was never trained for pixels), `micro-pixels-stage2` (it was)
-and `micro-pixels-stage3` (stage 2, then on with the encoder frozen).
+and `micro-pixels-stage3` (stage 2, then on with the encoder frozen). Stage 2 and the baseline were trained in two
+parts each; what ships is the end of the second (`-on`).
 
 | | |
 | --- | --- |

@@ -124,7 +124,8 @@ def _spaced(count: int, columns: int) -> NDArray[np.int64]:
 
 
 def _stage(name: str) -> str:
-    return f"stage {name}" if str(name).isdigit() else str(name)
+    plain = str(name).removesuffix("-on")  # the second part of a stage
+    return f"stage {plain}" if plain.isdigit() else plain
 
 
 def _short(number: float) -> str:
