@@ -14,7 +14,7 @@ def test_the_baseline_differs_from_stage_2_in_its_encoder_alone() -> None:
     known = recipe.load()
     second, frozen, at_once = (known.stages[name] for name in ("2", "frozen", "at-once"))
     assert second.adapt and not frozen.adapt
-    assert dataclasses.replace(frozen, adapt=True) == second == at_once
+    assert dataclasses.replace(frozen, adapt=True) == second == dataclasses.replace(at_once, steps=second.steps)
     assert dataclasses.replace(known.stages["frozen-on"], adapt=True) == known.stages["2-on"] != second
     chain = {"1": "", "2": "1", "2-on": "2", "3": "2-on", "frozen": "1", "frozen-on": "frozen", "at-once": ""}
     assert known.after == chain
@@ -119,17 +119,18 @@ def test_one_call_makes_all_stages_each_from_the_one_before_it(
     monkeypatch.setattr(commands, "train", lambda *_: None)
     _Training.made.clear()
     assert call("--stage", "all", "--out", str(tmp_path), "--scenes", "50") == 0
-    one, two, two_on, _, frozen, frozen_on = _Training.made
+    one, two, two_on, _, frozen, frozen_on, at_once = _Training.made
     starts = [Path(stage.start).parent.name for stage in _Training.made]
     assert one.start == "" and two_on.start == str(tmp_path / "stage2" / "model")
-    assert starts == ["", "stage1", "stage2", "stage2-on", "stage1", "frozen"]
+    assert starts == ["", "stage1", "stage2", "stage2-on", "stage1", "frozen", ""]
+    assert at_once.adapt and not one.adapt
     assert {stage.scenes for stage in _Training.made} == {50}
     assert dataclasses.replace(frozen, adapt=True) == two
     assert dataclasses.replace(frozen_on, adapt=True, start=two_on.start) == two_on != two
     changed = recipe.load().changed(scenes=50)
     recipe.check_made(str(tmp_path / "stage3" / "model"), [changed.stages[n] for n in ("1", "2", "2-on", "3")])
     call("--stage", "all", "--out", str(tmp_path), "--scenes", "50")
-    assert len(_Training.made) == 6 and "stage frozen is done" in capsys.readouterr().out
+    assert len(_Training.made) == 7 and "stage frozen is done" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"finished stage of other settings .*scenes 50 instead of 60"):
         call("--stage", "1", "--out", str(tmp_path / "stage1"), "--scenes", "60")
     with pytest.raises(ValueError, match="goes on from stage 1: give its model with --start"):

@@ -23,7 +23,7 @@ def runs(tmp_path: Path) -> Path:
     clip.write(tmp_path / "clip")
     model = micro_vlm.build(clip, np.stack([np.asarray(image) for image in textures(10)]))
     known, before = recipe.load().changed(clip=str(tmp_path / "clip")), {
-        "1": "", "2": "stage1", "2-on": "stage2", "3": "stage2-on", "frozen-on": "frozen"
+        "1": "", "2": "stage1", "2-on": "stage2", "3": "stage2-on", "frozen-on": "frozen", "at-once": ""
     }  # fmt: skip
     shown = {"a texture": textures(1, seed=3)[0]}
     for name, place in zip(shipping.SHIPPED_STAGES, shipping.places(tmp_path / "runs"), strict=True):
@@ -50,7 +50,7 @@ def test_finished_stages_are_packed_with_a_card(runs: Path, tmp_path: Path, monk
     assert history.read_history(target / history.FILE).stages.tolist() == ["1", "2", "2-on", "3"]
     assert history.read_history(target / shipping.FROZEN_HISTORY).stages.tolist() == ["1", "frozen", "frozen-on"]
     told = other_tasks.shipped_rows(target)
-    assert told.model.unique().tolist() == ["stage1", "stage2", "stage3", "frozen"]
+    assert told.model.unique().tolist() == ["stage1", "stage2", "stage3", "frozen", "at-once"]
     card = (target / "README.md").read_text()
     assert "| stage2 | stage1 | trained | 2000 | colour 0.5, mask 0.15, refer 0.2" in card
     assert "| frozen | stage1 | frozen | 2000 | colour 0.5, mask 0.15, refer 0.2" in card

@@ -1,6 +1,6 @@
 """Records of the pixel claims: metric names, pairing, and verdicts that follow from them."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -84,6 +84,19 @@ def test_questions_seen_are_counted_over_stages(capsys) -> None:
     assert growth.history_of("micro-pixels-frozen") == "micro-pixels-frozen"
     assert growth.shipped({"x": "nowhere"}, ["x"]) == {}
     assert "x: no snapshots" in capsys.readouterr().out
+
+
+def test_stages_end_where_their_second_parts_end() -> None:
+    found = growth.ends(history(["1", "1", "2", "2-on", "3"], [60, 40, 30, 12, 11]))
+    assert found.to_dict() == {"1": 40, "2": 12, "3": 11}
+
+
+def test_at_once_is_held_against_as_many_steps_in_stages() -> None:
+    once = history(["at-once"] * 3, [90, 80, 70])  # after 0, 1 and 2 steps
+    staged = replace(history(["1", "2", "2"], [60, 40, 30]), steps=np.array([1, 1, 5]))
+    found = growth.at_equal_steps(once, staged)
+    assert found.index.tolist() == [1, 2] and found["in stages"].tolist() == [60, 40]
+    assert found["at once"].tolist() == [80, 70]
 
 
 def arm_table(lifts: dict[str, float]) -> pd.DataFrame:

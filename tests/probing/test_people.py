@@ -1,10 +1,13 @@
 """The human baseline against answers whose score is known."""
 
+import shutil
+
 import pytest
 from seewhere.boxes import CELLS
 from seewhere.probing import rcm
-from seewhere.probing.people import draw_items, human_baseline
+from seewhere.probing.people import annotation_items, draw_items, human_baseline
 from seewhere.show.annotate import CellAnswer, mark_of
+from seewhere.world import export
 from test_rcm_and_tasks import expressions
 
 
@@ -60,6 +63,16 @@ def test_items_are_drawn_half_true_and_no_expression_twice(items):
     assert len(asked) == 30 and sum(item.label for item in asked) == 15
     assert len({item.expression.expression_id for item in asked}) == 30
     assert asked == draw_items(items, 30, seed=3) != draw_items(items, 30, seed=4)
+
+
+def test_expressions_whose_pictures_are_missing_are_not_put_to_people(tmp_path):
+    root = tmp_path / "world"
+    shutil.copytree(export.build(None, "smoke", progress=False), root)
+    whole = annotation_items(root, "worldg")
+    gone = whole[0].expression.image
+    gone.path.unlink()
+    left = annotation_items(root, "worldg")
+    assert left and gone.image_id not in {item.expression.image.image_id for item in left}
 
 
 def test_strange_answers_are_refused(items):

@@ -16,7 +16,7 @@ def test_every_chart_draws():
     drawn = [
         pictures.arms_chart(both, "rec", 0.1),
         pictures.groups_chart(groups, "super_category"),
-        pictures.curves(layers, "layer"),
+        pictures.curves(layers, "layer", lines={"majority": 0.2}),
         pictures.correlation_panels(groups, {}, fewest=1),
     ]
     assert all(isinstance(figure, Figure) for figure in drawn)
@@ -31,6 +31,15 @@ def test_the_papers_numbers_stand_beside_ours():
     shown = pictures.beside_the_paper(both).set_index("resampler")
     assert shown.paper["micro-blip2"] == 30.26 and shown.paper["micro-instruct"] == 19.92
     assert np.isnan(shown.paper["vilt"]) and shown.value.tolist() == [50, 50, 50]
+
+
+def test_statements_of_another_split_have_no_number_beside_them():
+    usual, other = (arm("vsr", "micro-blip2", 0.5, "frozen").assign(source=s) for s in ("vsr-random", "vsr-zeroshot"))
+    assert pictures.beside_the_paper(usual).paper.tolist() == [64.97]
+    assert pictures.beside_the_paper(other).paper.isna().all()
+    assert pictures.relations_beside_the_paper(usual.assign(category="Adjacency")).paper.tolist() == [61.94]
+    assert pictures.relations_beside_the_paper(other.assign(category="Adjacency")).paper.isna().all()
+    assert pictures.beside_in_the_paper().loc["people", "rcm"] == 92.29
 
 
 def test_the_gallery_shows_what_each_arm_said(box_task, binary_task):

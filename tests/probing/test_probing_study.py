@@ -73,13 +73,26 @@ def test_shipped_arms_are_scored_and_missing_ones_are_trained_under_the_first_se
         "vsr tiny 1": f"shipped, 3 epochs of {count} examples",
     }
     assert main.histories["vsr", "tiny", 1].epoch.tolist() == [1, 2, 3]
-    assert main.origin().training == f"unfrozen: shipped, 3 epochs of {count} examples; trained here for 1 epochs"
     both = pd.concat([main.frozen(["tiny"], ["vsr"]), table])
     (record,) = verdicts.gaps(both, main.origin())
+    made = f"unfrozen: shipped, 3 epochs of {count} examples; trained here for 1 epochs"
+    assert record["setting"]["training"] == made
+    told = {r["setting"]["arm"]: r["setting"]["training"] for r in verdicts.accuracies(both, main.origin())}
+    assert told == {"frozen": "frozen only", "unfrozen": made}, "each record tells of the arms in it"
     assert record["metric"] == "gap" and record["setting"]["task"] == "vsr" and record["n"] == 2 * 24
     assert record["claim"] is None, "one of the two arms is a taste"
     full = both[both.seed == 1]
     assert verdicts.gaps(full, main.origin())[0]["claim"] == "F1"
+
+
+def test_arms_that_are_shown_grey_say_the_same_of_every_picture(main):
+    ship(main, 0)
+    table, grey = main.unfrozen(["tiny"], ["vsr"]), main.blind()
+    assert set(grey.arm) == {study.GREY} and set(grey.seed) == {0} and len(grey) == 24
+    main.settings = presets.with_changes(main.settings, blind_examples=5)
+    assert len(main.blind()) == 5
+    spread = [part.groupby("text").score.agg(np.ptp).max() for part in (grey, table[table.seed == 0])]
+    assert spread[0] < 1e-5 < spread[1]
 
 
 def test_where_tastes_are_not_asked_for_a_missing_arm_is_left_out_with_a_line(main, capsys):

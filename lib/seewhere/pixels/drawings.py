@@ -108,13 +108,20 @@ def hundreds_chart(table: pd.DataFrame, seed: int = 0, size: int = segmentation.
             axes.plot([whole, whole], [place - 0.3, place + 0.3], color=style.BLACK, linewidth=2)
         axes.set_yticks(range(len(found)), [f"{name}, {data}" for name, data in found])
         axes.set(xlabel=f"cIoU (%) of {size} references (dots) and of all (line)", ylim=(len(found) - 0.5, -0.5))
+        axes.set_xlim(left=0)
+        axes.set_title("How far a hundred references wander")
         axes.grid(True, axis="x")
         axes.grid(False, axis="y")
     return style.finish(figure)
 
 
-def by_property(table: pd.DataFrame, column: str, bounds: Sequence[float], labels: Sequence[str]) -> Figure:
-    """Mean mask IoU of each system by a numeric property of the reference, cut at `bounds`."""
+def by_property(
+    table: pd.DataFrame, column: str, bounds: Sequence[float], labels: Sequence[str], title: str = "", label: str = ""
+) -> Figure:
+    """Mean mask IoU of each system by a numeric property of the reference, cut at `bounds`; `label` says what it is."""
     groups = pd.cut(table[column], [-np.inf, *bounds, np.inf], labels=list(labels))
     part = table.assign(**{column: groups.cat.remove_unused_categories()})
-    return charts.group_lines(part, column, value="iou", series="system", cluster="image_id", label="mean mask IoU (%)")
+    return charts.group_lines(
+        part, column, value="iou", series="system", cluster="image_id", title=title, x_label=label or column,
+        label="mean mask IoU (%)",
+    )  # fmt: skip

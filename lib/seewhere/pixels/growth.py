@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 
 from seewhere.pixels.history import ReconstructionHistory, load_history
 
@@ -18,6 +19,29 @@ def cumulative(history: ReconstructionHistory) -> ReconstructionHistory:
     for begin in begins:
         found[begin:] += seen[begin - 1]
     return replace(history, questions=found)
+
+
+def ends(history: ReconstructionHistory) -> pd.Series:
+    """RE after each stage, mean of the watched pictures: stage (the second part of one counts as its end) -> RE."""
+    means = pd.Series(np.asarray(history.errors).mean(axis=1))
+    return means.groupby([str(stage).removesuffix("-on") for stage in history.stages], sort=False).last()
+
+
+def at_equal_steps(at_once: ReconstructionHistory, staged: ReconstructionHistory) -> pd.DataFrame:
+    """RE of the watched pictures after as many steps at once as in stages, where both have a snapshot.
+
+    Returns:
+        A row for each number of steps in all: mean RE "at once" and "in stages".
+    """
+    before, rows = 0, []
+    stages, steps = np.asarray(staged.stages), np.asarray(staged.steps)
+    for place, step in enumerate(steps):
+        if place and stages[place] != stages[place - 1]:
+            before += int(steps[place - 1])
+        same = np.flatnonzero(np.asarray(at_once.steps) == before + int(step))
+        if len(same):
+            rows.append((before + int(step), at_once.errors[same[0]].mean(), staged.errors[place].mean()))
+    return pd.DataFrame(rows, columns=["steps", "at once", "in stages"]).set_index("steps")
 
 
 def shipped(sources: Mapping[str, str], names: Sequence[str]) -> dict[str, ReconstructionHistory]:

@@ -74,15 +74,16 @@ def read_history(path: Path) -> ReconstructionHistory:
 
 
 def load_history(source: str = "micro-pixels") -> ReconstructionHistory:
-    """The shipped history: of stages 1 to 3 ("micro-pixels"), or of stage 1 and the baseline ("micro-pixels-frozen").
+    """The shipped history: of stages 1 to 3 ("micro-pixels"), of stage 1 and the baseline ("micro-pixels-frozen"), or
+    of the encoder trained from the first step on ("micro-pixels-at-once").
 
     Raises:
         FileNotFoundError: no such history.
     """
-    path = FOLDER / ("history-frozen.npz" if source == "micro-pixels-frozen" else FILE)
-    if source not in ("micro-pixels", "micro-pixels-frozen") or not path.is_file():
-        raise FileNotFoundError(f"no history {source!r}; expected 'micro-pixels' or 'micro-pixels-frozen' in {FOLDER}")
-    return read_history(path)
+    files = {"micro-pixels": FILE} | {f"micro-pixels-{name}": f"history-{name}.npz" for name in ("frozen", "at-once")}
+    if source not in files or not (FOLDER / files[source]).is_file():
+        raise FileNotFoundError(f"no history {source!r}; expected one of {', '.join(files)} in {FOLDER}")
+    return read_history(FOLDER / files[source])
 
 
 def empty_history(shown: dict[str, Image.Image]) -> ReconstructionHistory:

@@ -17,7 +17,7 @@ from seewhere import presets, storage
 from seewhere.pixels.mixture import check_mixture
 
 PACKAGED = presets.FOLDER / "train_pixels.toml"
-SHIPPED_STAGES = ("1", "2", "2-on", "3", "frozen", "frozen-on")
+SHIPPED_STAGES = ("1", "2", "2-on", "3", "frozen", "frozen-on", "at-once")
 """What ``seewhere train pixels --stage all`` makes, in this order."""
 TRAINING = "training.json"
 """What a finished stage leaves beside its model: its name, settings and pictures."""

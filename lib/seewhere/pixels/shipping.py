@@ -24,10 +24,10 @@ from seewhere.pixels.readers import ACCOUNT, ENCODER
 from seewhere.pixels.recipe import SHIPPED_STAGES, TRAINING
 from seewhere.pixels.study import Study, gather
 
-FROZEN_HISTORY = "history-frozen.npz"
+FROZEN_HISTORY, AT_ONCE_HISTORY = "history-frozen.npz", "history-at-once.npz"
 SHIPPED = {"frozen": "frozen-on", "stage2": "2-on", "stage3": "3"}
 """Name of a model in the package -> the last stage of its training."""
-TOLD = {"stage1": "1", "stage2": "2-on", "stage3": "3", "frozen": "frozen-on"}
+TOLD = {"stage1": "1", "stage2": "2-on", "stage3": "3", "frozen": "frozen-on", "at-once": "at-once"}
 """Name -> stage after which a model is asked in words."""
 ASKED = {"scenes": 6, "novel scenes": 3, "photographs": 0, "textures": 6}
 """Pictures of each set that the card's errors are of."""
@@ -64,13 +64,14 @@ def ship(
     study = Study.start(gather(list(pictures), pictures, [0]))
     for name in SHIPPED:
         study.ask(readers[name], name, progress)
-    first, second, second_on, third, frozen, frozen_on = (
+    first, second, second_on, third, frozen, frozen_on, at_once = (
         history.read_history(place / history.FILE) for place in places(runs)
     )
     with storage.atomic_directory(target, overwrite=True) as work:
         pack({f"micro-pixels-{name}": readers[name].model for name in SHIPPED}, _room(made), Path(work))
         first.followed_by(second).followed_by(second_on).followed_by(third).write(Path(work) / history.FILE)
         first.followed_by(frozen).followed_by(frozen_on).write(Path(work) / FROZEN_HISTORY)
+        at_once.write(Path(work) / AT_ONCE_HISTORY)
         other_tasks.write(asked, Path(work))
         told = portable(made)
         storage.atomic_write_json(Path(work) / TRAINING, told)

@@ -88,7 +88,9 @@ def chart(table: pd.DataFrame, by: str, title: str = "") -> Figure:
     known = table.dropna(subset=[by, "error"])
     known = known.assign(**{by: known[by].cat.remove_unused_categories()})
     lines = charts.group_estimates(known, by, "error", "system", "picture")
-    return charts.line_chart(lines, title=title, x_label=by, label="error of a cell (0 to 300)", percent=False)
+    figure = charts.line_chart(lines, title=title, x_label=by, label="error of a cell (0 to 300)", percent=False)
+    figure.axes[0].set_ylim(bottom=0)
+    return figure
 
 
 def correlation(table: pd.DataFrame, column: str = "edge") -> pd.Series:

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from seewhere.probing import losses
 from seewhere.probing.features import cached_encodings, open_pictures
-from seewhere.probing.protocols import EncodedMatcher, Matcher, Resampler, VisualChooser
+from seewhere.probing.protocols import EncodedMatcher, Matcher, VisualChooser
 from seewhere.probing.tasks import Example, Task
 
 YES_NO = ("yes", "no")
@@ -51,21 +51,6 @@ class TextOnly:
                 found[row, 0, place % self.width] += 1
         lengths = np.linalg.norm(found, axis=2, keepdims=True)
         return {"words": found / np.maximum(lengths, 1e-9)}
-
-
-class Blind:
-    """A resampler that is shown plain grey pictures: what its tokens hold of the text alone."""
-
-    def __init__(self, model: Resampler) -> None:
-        self.model, self.layers = model, tuple(model.layers)
-        self.name, self.weights_hash = f"{model.name}, blind", f"{model.weights_hash} blind"
-
-    def features(
-        self, images: Sequence[Image.Image], texts: Sequence[str], layers: Sequence[str] | None = None
-    ) -> dict[str, NDArray]:
-        """Return the model's tokens for the texts and grey pictures of the same sizes."""
-        grey = [Image.new("RGB", image.size, (127, 127, 127)) for image in images]
-        return self.model.features(grey, texts, layers)
 
 
 def majority(task: Task, split: str = "test") -> NDArray[np.float32]:

@@ -46,19 +46,23 @@ class InstructBlipChooser:
         cls,
         source: str | Path = HUB_ID,
         device: str | torch.device | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         revision: str = "main",
     ) -> InstructBlipChooser:
-        """Load InstructBLIP by hub id or folder; 7 billion parameters want ``dtype=torch.float16`` and a GPU.
+        """Load InstructBLIP by hub id or folder, in half precision on a GPU if no ``dtype`` is given.
 
         Raises:
             FileNotFoundError: no such model.
             ValueError: a model of another family.
         """
         check_family(source, "instructblip", revision)
-        model: Any = InstructBlipForConditionalGeneration.from_pretrained(source, revision=revision, dtype=dtype)
+        place = resolve_device(device, "instructblip")
+        usual = torch.float16 if torch.device(place).type == "cuda" else torch.float32
+        model: Any = InstructBlipForConditionalGeneration.from_pretrained(
+            source, revision=revision, dtype=dtype or usual
+        )
         processor = AutoProcessor.from_pretrained(source, revision=revision, backend="pil")
-        return cls(model.to(resolve_device(device, "instructblip")), processor)
+        return cls(model.to(place), processor)
 
     @torch.no_grad()
     def choose(

@@ -112,11 +112,11 @@ def _clip_rows(scores: dict[str, Any]) -> list[tuple[Any, ...]]:
         (CLIP_NAME, "picture finds its caption (R@1)", scores["retrieval_at_1"], 1 / scenes, scenes, 0.6),
         (CLIP_NAME, "category present or not (mean area under the ROC)", presence, 0.5, scenes, nan),
     ]
-    asked = {"pointed": "cell of an object pointed at", "attention": "cell of a named object"}
-    for probe, text in asked.items():
+    asked = {"pointed": ("cell of an object pointed at", 0.9), "attention": ("cell of a named object", nan)}
+    for probe, (text, target) in asked.items():
         cell = scores["cell"][probe]
         rows += [
-            (CLIP_NAME, f"{text}, from patch tokens", cell["accuracy"], cell["majority"], cell["objects"], 0.9),
+            (CLIP_NAME, f"{text}, from patch tokens", cell["accuracy"], cell["majority"], cell["objects"], target),
             (CLIP_NAME, "the same, away from lines between cells", cell["away_from_lines"], cell["majority"], nan, nan),
         ]
     return rows

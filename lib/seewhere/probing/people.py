@@ -17,6 +17,7 @@ from seewhere.boxes import CELLS
 from seewhere.datasets import load
 from seewhere.probing import analysis, rcm
 from seewhere.probing.rcm import RegionCell
+from seewhere.probing.tasks import on_disk
 from seewhere.show.annotate import CellAnswer, check_asked
 
 WRONG = "factually wrong"
@@ -127,8 +128,8 @@ def annotation_items(
     images: Path | str | None = None,
 ) -> list[RegionCell]:
     """Return items for people from a data set of referring expressions, its pictures in `images` if not in a usual
-    place; see `draw_items`."""
-    expressions = load(data, split, root, images=images or None).expressions
+    place; see `draw_items`. Expressions whose pictures are missing are passed over."""
+    expressions = on_disk(load(data, split, root, images=images or None)).expressions
     return draw_items(rcm.build(expressions, seed, skip_empty=True), count, seed)
 
 

@@ -43,13 +43,29 @@ def arms_chart(table: pd.DataFrame, task: str, chance: float | None = None) -> F
 
 
 def groups_chart(table: pd.DataFrame, column: str, title: str = "") -> Figure:
-    """Bars of both arms per value of a group column, such as "category" or "super_category"."""
+    """Bars of both arms per value of a group column, such as "category" or "super_category"; a line where a coin is."""
     ordered = table.sort_values([column, "arm"], kind="stable")
-    return charts.bar_chart(estimates(ordered, column, "arm"), title=title, label="right (%)")
+    boxes = set(table.get("task", ())) <= {"rec"}
+    reference = None if boxes else ("a coin", 0.5)
+    return charts.bar_chart(estimates(ordered, column, "arm"), title=title, label="right (%)", reference=reference)
 
 
-def curves(table: pd.DataFrame, axis: str, series: str = "resampler", title: str = "", label: str = "") -> Figure:
-    """Accuracy with intervals along "layer" or "probe_layers", a line per value of `series`."""
+def curves(
+    table: pd.DataFrame,
+    axis: str,
+    series: str = "resampler",
+    title: str = "",
+    label: str = "",
+    lines: Mapping[str, float] | None = None,
+) -> Figure:
+    """Accuracy with intervals along "layer" or "probe_layers", a line per value of `series`.
+
+    Args:
+        table: predictions.
+        axis, series: columns of it.
+        title, label: of the figure and of its horizontal axis.
+        lines: name -> share (0..1) to hold the curves against, drawn across.
+    """
     found = analysis.accuracy(table, [series, axis])
     with style.drawing():
         figure, axes = pyplot.subplots(figsize=(6.4, 3.6))
@@ -58,11 +74,15 @@ def curves(table: pd.DataFrame, axis: str, series: str = "resampler", title: str
             ink = style.PALETTE[number % len(style.PALETTE)]
             axes.plot(ordered.place, ordered.value, marker="o", color=ink, label=str(name))
             axes.fill_between(ordered.place, ordered.low, ordered.high, color=ink, alpha=0.15, linewidth=0)
+        for number, (name, share) in enumerate((lines or {}).items()):
+            axes.axhline(
+                100 * share, color=style.GREY, linestyle=("--", ":", "-.")[number % 3], linewidth=1, label=name
+            )
         axes.set_xlabel(label or axis.replace("_", " "))
         axes.set_ylabel("right (%)")
         axes.set_xticks(sorted({float(value) for value in found[axis]}))
         axes.set_title(title)
-        axes.legend()
+        axes.legend(fontsize=8)
     return style.finish(figure)
 
 
@@ -166,6 +186,8 @@ def correlation_panels(table: pd.DataFrame, train_counts: Mapping[str, int], few
             axes.set_title(said if np.isfinite(tau.value) else "all alike: no order", fontsize=10)
             axes.margins(x=0.2, y=0.1)
         row[0].set_ylabel("P@1 (%)")
+        who = dict.fromkeys(name for column in ("resampler", "arm") for name in table.get(column, ()))
+        figure.suptitle(", ".join(map(str, who)), x=0.01, ha="left")
     return style.finish(figure)
 
 
@@ -254,6 +276,8 @@ def looker(model: Probed, examples: Sequence[Example]) -> Looker:
     return Looker(opened, texts, model.attention(opened, texts))
 
 
+OTHER_SPLIT = "vsr-zeroshot"
+"""Source of statements that the paper has no numbers for."""
 PAPER_RELATIONS: dict[str, tuple[float, float, float, float]] = {
     "Adjacency": (61.94, 68.86, 57.44, 62.98),
     "Directional": (42.05, 75.00, 38.64, 68.18),
@@ -263,16 +287,17 @@ PAPER_RELATIONS: dict[str, tuple[float, float, float, float]] = {
     "Topological": (74.56, 83.94, 66.14, 83.15),
     "Unallocated": (68.42, 72.37, 52.63, 77.63),
 }
-"""The paper's table 2: Q-Former frozen and unfrozen, InstructBLIP's frozen and unfrozen (percent)."""
+"""The paper's table 2 (percent, VSR's random split): Q-Former frozen and unfrozen, InstructBLIP's the same."""
 
 
 def relations_beside_the_paper(table: pd.DataFrame) -> pd.DataFrame:
     """Return accuracy (percent) with its interval per relation category, resampler and arm, and the paper's number."""
     found = analysis.accuracy(table[table.probe_layers <= 1], ["category", "resampler", "arm"])
+    other = set(table.get("source", ())) == {OTHER_SPLIT}
     paper = []
     for row in found.itertuples(index=False):
         place = 2 * ("instruct" in row.resampler) + (row.arm == "unfrozen")
-        known = "instruct" in row.resampler or "blip" in row.resampler
+        known = not other and ("instruct" in row.resampler or "blip" in row.resampler)
         paper.append(PAPER_RELATIONS[row.category][place] if known and row.category in PAPER_RELATIONS else np.nan)
     return found.assign(paper=paper).round({"value": 1, "low": 1, "high": 1}).sort_values(["resampler", "category"])
 
@@ -294,7 +319,18 @@ PAPER_TABLE: dict[tuple[str, str, str], float] = {
     ("vsr", "vilt", "unfrozen"): 71.53,
     ("rcm", "vilt", "unfrozen"): 83.25,
 }
-"""Test scores of the paper's table 1 (percent): (task, resampler, arm)."""
+"""Test scores of the paper's table 1 (percent): (task, resampler, arm); VSR's random split."""
+PAPER_BESIDE = {
+    "people": {"vsr": 95.40, "rcm": 92.29},
+    "ViLT, trained as a whole": {"rec": 68.93, "vsr": 71.53, "rcm": 83.25},
+    "at random": {"vsr": 50.0, "rcm": 50.0},
+}
+"""Who else stands in the paper's table 1 and did the same three tasks (percent)."""
+
+
+def beside_in_the_paper() -> pd.DataFrame:
+    """Return what else the paper's table 1 holds: who (rows) scored what on which task (columns), percent."""
+    return pd.DataFrame(PAPER_BESIDE).T[["rec", "vsr", "rcm"]]
 
 
 def beside_the_paper(table: pd.DataFrame) -> pd.DataFrame:
@@ -304,9 +340,11 @@ def beside_the_paper(table: pd.DataFrame) -> pd.DataFrame:
     beside ViLT, which is trained as a whole; for the rest the paper has no number.
     """
     found = analysis.accuracy(table[table.probe_layers <= 1], ["task", "resampler", "arm"])
+    other = set(table[table.task == "vsr"].get("source", ())) == {OTHER_SPLIT}
     paper = []
     for row in found.itertuples(index=False):
         names = {"instruct": "instruct", "blip": "qformer", "vilt": "vilt"}
         kind = next((kind for name, kind in names.items() if name in row.resampler), "")
-        paper.append(PAPER_TABLE.get((row.task, kind, row.arm), float("nan")))
+        known = not (other and row.task == "vsr")
+        paper.append(PAPER_TABLE.get((row.task, kind, row.arm), np.nan) if known else np.nan)
     return found.assign(paper=paper).round({"value": 1, "low": 1, "high": 1})

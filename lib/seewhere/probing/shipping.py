@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,25 @@ def read_runs(out: Path, wanted: Sequence[tuple[str, str, str, int]]) -> pd.Data
         scores, settings = storage.read_json(place / SCORES), storage.read_json(place / "arm" / ABOUT)["settings"]
         rows.append({"start_task": "", "train_world": "", **scores, "run": str(place), "epochs": settings["epochs"]})
     return pd.DataFrame(rows)
+
+
+def same_examples(origins: Mapping[str, str], folder: Path = SHIPPED) -> pd.DataFrame:
+    """Return both arms on the very same training examples, percent right: one row per task and resampler that ship.
+
+    Args:
+        origins: how arms came to be, as `Study.origins` says; those that are not shipped ones are passed over.
+        folder: with the shipped table.
+    """
+    rows = []
+    there = pd.read_csv(folder / TABLE) if (folder / TABLE).is_file() else pd.DataFrame(columns=COLUMNS)
+    for (task, resampler), part in there.groupby(["task", "resampler"], sort=False):
+        if any(name.startswith(f"{task} {resampler} ") and how.startswith("shipped") for name, how in origins.items()):
+            trained, frozen = part[part.arm == UNFROZEN], part[part.arm == FROZEN]
+            scores = [round(100 * float(scored.test.mean()), 1) for scored in (trained, frozen)]
+            rows.append((task, resampler, trained.train_examples.iloc[0], *scores, trained.test_examples.iloc[0]))
+    return pd.DataFrame(
+        rows, columns=["task", "resampler", "training examples", "unfrozen", "frozen, the same examples", "tested on"]
+    )
 
 
 def card(rows: pd.DataFrame, megabytes: float, tested: str) -> str:

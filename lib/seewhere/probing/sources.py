@@ -4,21 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from seewhere.probing.cores import spreads
-from seewhere.probing.encodings import EncodedPictures
 from seewhere.probing.features import open_pictures
 from seewhere.probing.protocols import EncodedResampler, TrainableResampler
 from seewhere.probing.tasks import Example
 
 IN_MEMORY = 1 << 29
 """Bytes up to which a table of frozen tokens is taken into memory as a whole when it is first read."""
+
+
+class Encoded(Protocol):
+    """A frozen image encoder's tokens of some pictures, such as `seewhere.probing.encodings.EncodedPictures`."""
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray:
+        """Return (B, patches, width)."""
+        ...
+
+
+class GreyPictures:
+    """The encoder's tokens of one plain grey picture, in place of every picture: nothing can be seen in them."""
+
+    def __init__(self, model: EncodedResampler, side: int = 224) -> None:
+        self.one = np.asarray(model.encode([Image.new("RGB", (side, side), (127, 127, 127))])[0])
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray:
+        return np.repeat(self.one[None], len(rows), axis=0)
 
 
 class FrozenTokens:
@@ -62,9 +80,7 @@ class TrainedTokens:
             run through the whole model at every look.
     """
 
-    def __init__(
-        self, model: TrainableResampler, examples: Sequence[Example], encoded: EncodedPictures | None = None
-    ) -> None:
+    def __init__(self, model: TrainableResampler, examples: Sequence[Example], encoded: Encoded | None = None) -> None:
         self.model, self.examples, self.encoded = model, list(examples), encoded
         self.module = model.module
         self.identity = model.weights_hash

@@ -29,11 +29,12 @@ from seewhere.probing.micro_models import UNTRAINED
 from seewhere.probing.names import DATA, FROZEN, SHIPPED, UNFROZEN, folder_of
 from seewhere.probing.protocols import EncodedResampler, Resampler, TrainableResampler
 from seewhere.probing.settings import kind_of, settings_of, sizes_of, space_of
-from seewhere.probing.sources import FrozenTokens, TrainedTokens
+from seewhere.probing.sources import FrozenTokens, GreyPictures, TrainedTokens
 from seewhere.probing.tasks import SPLITS, Task, data_hash, examples_hash, load_task, with_fewer, with_larger_train
 from seewhere.probing.training import Fitted, ProbeSettings, fit, predict
 from seewhere.probing.verdicts import Origin
 
+GREY = "unfrozen, shown grey"
 NO_ROWS = {"task": str, "resampler": str, "arm": str, "seed": int, "layer": str, "probe_layers": int, "correct": bool}
 
 
@@ -215,7 +216,8 @@ class Study:
         reason = _after(data.start) + (f" (the shipped arm is left out: {why})" if why else "")
         self.origins[f"{task} {model.name} {seed}"] = f"trained here for {settings.epochs} epochs{reason}"
         self.histories[task, model.name, seed] = fitted.history
-        return self._table(task, fitted.probe, sources["test"], model, seed).assign(taste=not whole)
+        table = self._table(task, fitted.probe, sources["test"], model, seed).assign(taste=not whole)
+        return table.assign(made=self.origins[f"{task} {model.name} {seed}"])
 
     def _begin(self, task: str, model: TrainableResampler, seed: int) -> TrainableResampler:
         """Return what an unfrozen training begins with: the resampler, or its arm on the task that is to come first."""
@@ -243,12 +245,31 @@ class Study:
             f"{_after(about.get('start_task', ''))}"
         )
         self.histories[task, model.name, seed] = pd.DataFrame(about["history"])
-        return self._table(task, probe, experiments.tokens_of(own, examples), model, seed)
+        table = self._table(task, probe, experiments.tokens_of(own, examples), model, seed)
+        return table.assign(made=self.origins[f"{task} {model.name} {seed}"])
 
     def _table(self, task: str, probe: Any, test: TrainedTokens, model: Resampler, seed: int) -> pd.DataFrame:
         self.trained[task, model.name, seed] = (probe, test.model)
         columns = {"resampler": model.name, "arm": UNFROZEN, "seed": seed, "layer": model.layers[-1]}
         return controls.predictions(self.tasks[task], predict(probe, test), "test", **columns, probe_layers=1)
+
+    def blind(self) -> pd.DataFrame:
+        """Return test predictions of the first seed's unfrozen arms that are shown grey in place of every picture.
+
+        What they get right so, they have from the text alone. ``blind_examples`` of each task are asked; arms whose
+        encoder cannot be run apart are left out.
+        """
+        tables = [_nothing()]
+        for (name, model, seed), (probe, own) in self.trained.items():
+            if seed != self.seeds[0] or not isinstance(own, EncodedResampler):
+                continue
+            task = self.tasks[name]
+            asked = with_fewer(task, self.settings.blind_examples, seed, "test")
+            assert isinstance(own, TrainableResampler)
+            outputs = predict(probe, TrainedTokens(own, asked.splits["test"], GreyPictures(own)))
+            columns = {"resampler": model, "arm": GREY, "seed": seed, "layer": own.layers[-1], "probe_layers": 1}
+            tables.append(controls.predictions(asked, outputs, "test", **columns))
+        return together(*tables)
 
     # -- controls, settings, records -----------------------------------------------------------------------------------
 
@@ -267,7 +288,7 @@ class Study:
             base = settings_of(self.settings, name, seed=self.seeds[0])
             tables.append(experiments.control_tables(task, base))
             if task.kind == "binary":
-                tables += [_asked(task, model) for model in whole]
+                tables += [_asked(task, model, self.settings.asked_question) for model in whole]
         return pd.concat(tables, ignore_index=True)
 
     def search(self, models: Sequence[str], tasks: Sequence[str] = tuple(DATA)) -> pd.DataFrame:
@@ -296,10 +317,8 @@ class Study:
     def origin(self) -> Origin:
         """Return what the records of this run have in common."""
         weights = {name: model.weights_hash for name, model in self.models.items()}
-        made = "; ".join(sorted(set(self.origins.values()))) or "frozen only"
-        if any(getattr(model, "untrained", False) for model in self.models.values()):
-            made = f"{UNTRAINED}; {made}"
-        return Origin(self.settings.name, tuple(self.seeds), weights, f"unfrozen: {made}")
+        untrained = any(getattr(model, "untrained", False) for model in self.models.values())
+        return Origin(self.settings.name, tuple(self.seeds), weights, UNTRAINED if untrained else "")
 
     def majority(self, task: str) -> float:
         """Return the share (0..1) of test examples that a constant answer gets right."""
@@ -364,8 +383,8 @@ def can_answer(model: Any) -> bool:
     return hasattr(model, "choose") or hasattr(getattr(model, "resampler", None), "match")
 
 
-def _asked(task: Task, model: Any) -> pd.DataFrame:
-    outputs = controls.asked_directly(model, task.splits["test"], batch=64)
+def _asked(task: Task, model: Any, question: str) -> pd.DataFrame:
+    outputs = controls.asked_directly(model, task.splits["test"], question, batch=64)
     name = f"{model.name}, asked"
     return controls.predictions(task, outputs, resampler=name, arm="control", seed=0, layer="", probe_layers=0)
 

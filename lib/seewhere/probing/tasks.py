@@ -139,7 +139,7 @@ def _examples(
     if name == "vsr":
         found = _draw(statement_examples(load_vsr(data, file, root, images).on_disk()), size, seed)
     else:
-        expressions = _on_disk(load(data, file, root, images=images)).expressions
+        expressions = on_disk(load(data, file, root, images=images)).expressions
         if name == "rec":
             found = _draw(box_examples(expressions, supers), size, seed)
         else:
@@ -186,12 +186,13 @@ def with_larger_train(task: Task, preset: Mapping[str, Any], data: str, progress
     return with_train_of(task, dense, DENSE, images=root / "images")
 
 
-def with_fewer(task: Task, size: int, seed: int = 0) -> Task:
-    """Return the task with at most so many training examples, drawn by a seed; the other splits stay."""
-    return replace(task, splits={**task.splits, "train": _draw(task.splits["train"], size, seed)})
+def with_fewer(task: Task, size: int, seed: int = 0, split: str = "train") -> Task:
+    """Return the task with at most so many examples of one split, drawn by a seed; the other splits stay."""
+    return replace(task, splits={**task.splits, split: _draw(task.splits[split], size, seed)})
 
 
-def _on_disk(dataset: ReferringDataset) -> ReferringDataset:
+def on_disk(dataset: ReferringDataset) -> ReferringDataset:
+    """Return the data set without the expressions whose pictures are missing."""
     missing = {image.image_id for image in dataset.missing_images()}
     return replace(dataset, expressions=[e for e in dataset.expressions if e.image.image_id not in missing])
 

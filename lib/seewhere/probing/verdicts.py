@@ -79,8 +79,11 @@ def same_seeds(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame,
 
 
 def under(origin: Origin, table: pd.DataFrame) -> Origin:
-    """Return the origin with the seeds of a table."""
-    return replace(origin, seeds=tuple(sorted(int(seed) for seed in set(table.seed))))
+    """Return the origin with the seeds of a table, and how the arms in it came to be (its column ``made``)."""
+    made = sorted(set(table.made.dropna())) if "made" in table else []
+    told = f"unfrozen: {'; '.join(made)}" if made else "frozen only"
+    training = f"{origin.training}; {told}" if origin.training else told
+    return replace(origin, seeds=tuple(sorted(int(seed) for seed in set(table.seed))), training=training)
 
 
 def _mask(table: pd.DataFrame, task: str, resampler: str, arm: str) -> pd.Series:
@@ -116,29 +119,31 @@ def bigger_probes(frozen: pd.DataFrame, unfrozen: pd.DataFrame, origin: Origin) 
             first, second = same_seeds(_rows(frozen, probe_layers=layers), linear)
             about = {"task": task, "resampler": resampler, "probe_layers": int(layers)}
             interval = analysis.gap(first, second)
-            found.append(under(origin, first).record(interval, claim_of("F3", second), "bigger_probe_gap", **about))
+            record = under(origin, second).record(interval, claim_of("F3", second), "bigger_probe_gap", **about)
+            found.append(record)
     return found
 
 
 def correlations(
-    table: pd.DataFrame, train_counts: Mapping[str, int], origin: Origin, fewest: int = 5
+    table: pd.DataFrame, train_counts: Mapping[str, int], origin: Origin, fewest: int = 5, claim: str | None = "F4"
 ) -> list[results.Record]:
     """Return F4: Kendall's tau-b of super-category scores with area and distance, and (no claim) training examples.
 
-    `table` holds the box predictions of one resampler and arm; the p-value stands in the setting.
+    `table` holds the box predictions of one resampler and arm, or of a control, whose correlations speak for no claim
+    (`claim` None); the p-value stands in the setting.
     """
     found = []
     about = {name: _only(table, name) for name in ("task", "resampler", "arm")}
-    for column, metric, claim in (
-        ("area", "area_tau", "F4"),
-        ("distance", "distance_tau", "F4"),
+    for column, metric, spoken in (
+        ("area", "area_tau", claim),
+        ("distance", "distance_tau", claim),
         ("train_count", "train_count_tau", None),
     ):
         tau = analysis.rank_correlation(table, column, train_counts, fewest=fewest)
         if not math.isfinite(tau.value):  # all super-categories alike: there is no order to compare
             continue
         setting = {**about, "p": round(tau.p, 4)}
-        found.append(origin.record(tau.interval(), claim, metric, **setting))
+        found.append(under(origin, table).record(tau.interval(), spoken, metric, **setting))
     return found
 
 
@@ -153,9 +158,8 @@ def relation_kinds(table: pd.DataFrame, origin: Origin) -> list[results.Record]:
         if not {"Topological", "Directional"} <= set(part.category):
             continue
         interval = analysis.group_difference(part, "category", "Topological", "Directional")
-        found.append(
-            origin.record(interval, "F5", "topological_over_directional", task="vsr", resampler=str(resampler))
-        )
+        about = {"task": "vsr", "resampler": str(resampler)}
+        found.append(under(origin, part).record(interval, "F5", "topological_over_directional", **about))
     return found
 
 

@@ -50,8 +50,8 @@ class Growth(Panel):
     """Move through training and watch a picture come out, one column per training.
 
     Args:
-        histories: name -> history; all of the same pictures. The slider moves over the first one's snapshots, the
-            others show the snapshot nearest to it in questions seen.
+        histories: name -> history; all of the same pictures. The slider moves over the numbers of questions at which
+            any of them has a snapshot; each shows its own nearest one.
 
     Raises:
         ValueError: none, or of other pictures.
@@ -62,7 +62,8 @@ class Growth(Panel):
             raise ValueError("expected at least one history, and all of the same pictures")
         self.histories = dict(histories)
         self.first = next(iter(self.histories.values()))
-        last = len(self.first.questions) - 1
+        self.counts = sorted({int(count) for history in self.histories.values() for count in history.questions})
+        last = len(self.counts) - 1
         self.snapshot = ipywidgets.IntSlider(last, 0, last, description="snapshot", layout={"width": "420px"})
         self.play = ipywidgets.Play(value=last, min=0, max=last, interval=400)
         ipywidgets.jslink((self.play, "value"), (self.snapshot, "value"))
@@ -78,9 +79,9 @@ class Growth(Panel):
         self._refresh()
 
     def nearest(self, name: str, snapshot: int) -> int:
-        """The snapshot of history `name` whose questions seen are nearest to the first history's at `snapshot`."""
+        """The snapshot of history `name` whose questions seen are nearest to the slider's at `snapshot`."""
         seen = np.asarray(self.histories[name].questions, dtype=np.float64)
-        return int(np.abs(seen - float(self.first.questions[snapshot])).argmin())
+        return int(np.abs(seen - float(self.counts[snapshot])).argmin())
 
     def _refresh(self, _: object = None) -> None:
         place, snapshot = self.chosen.value, self.snapshot.value
@@ -89,12 +90,12 @@ class Growth(Panel):
             number = self.nearest(name, snapshot)
             tiles.append(cells_picture(history.reconstructions[number][place]))
             parts.append(f"{name}, {_stage(history.stages[number])}: RE {history.errors[number][place]:.1f}")
-        seen = int(self.first.questions[snapshot])
+        seen = self.counts[snapshot]
         said = " | ".join(html.escape(part) for part in parts)
         self.caption.value = f"<p>{seen:,} questions about colours seen: {said}</p>"
         self.picture.value = to_png(_beside(tiles))
 
-    def static(self, picture: int = 0, columns: int = 8) -> Figure:
+    def static(self, picture: int = 0, columns: int = 12) -> Figure:
         """A strip per history: snapshots from first to last, then the target."""
         shown = {name: np.unique(_spaced(len(h.questions), columns)) for name, h in self.histories.items()}
         columns = max(map(len, shown.values()))
@@ -120,6 +121,8 @@ class Growth(Panel):
 
 def _spaced(count: int, columns: int) -> NDArray[np.int64]:
     """Numbers of at most `columns` of `count` snapshots: close together at first, where most happens."""
+    if count <= columns:
+        return np.arange(count)
     return np.round((np.linspace(0, 1, min(columns, count)) ** 1.6) * (count - 1)).astype(np.int64)
 
 

@@ -9,6 +9,7 @@ import warnings
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -96,6 +97,7 @@ def begin(notebook: str, preset: str, seed: int, expected: str) -> None:
     notebook: its name, such as "00_tour". preset: name of the preset. expected: how long all cells take, in words.
     """
     _use_inline_figures()
+    pd.set_option("display.max_colwidth", 120)  # how an arm came to be is told whole
     quieten()
     set_seed(seed)
     print(f"{notebook}: preset {preset}, seed {seed}; expected time {expected}")
