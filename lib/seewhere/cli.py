@@ -52,6 +52,7 @@ COMMANDS: dict[str, Command] = {
             "seewhere.probing.shipping",
             "seewhere.llm_wrapper.commands",
             "seewhere.llm_wrapper.school",
+            "seewhere.again",
         ),
     ),
     "evaluate": Command("score a model", ("seewhere.models.micro_detector_commands",)),

@@ -99,6 +99,7 @@ def write_card(
     data += f"{settings.backdrop} backgrounds; {settings.steps:,} steps of {settings.batch_size}"
     quality = f"precision {chosen['precision']:.3f}, recall {chosen['recall']:.3f}"
     command = f"seewhere train detector --name {settings.name} --steps {settings.steps} --seed {settings.seed}"
+    command += " --output FOLDER"
     return f"""# {NAMES.get(settings.name, settings.name)}
 
 A small object detector (`seewhere.models.micro_detector`), trained from scratch on the embedded world.
