@@ -166,6 +166,10 @@ def answering(model: Any, tokenizer: Any, chosen: argparse.Namespace) -> float:
     limit = needed / matmul_peak(model.device, model.dtype)
     checked = everything[:: whole // 8][:8]
     same = agreeing(model, prefix, checked, engine.decode(read, checked, grammar), grammar)
+    if same < len(checked) and chosen.dtype == "float32":
+        raise SystemExit(
+            f"only {same} of {len(checked)} answers are those of generate; expected all in single precision"
+        )
     mib = 2**20
     show(
         f"{whole} questions behind {chosen.image_tokens} image tokens ({chosen.dtype}, {len(everything[0])} tokens a "

@@ -176,7 +176,7 @@ def correlation_panels(table: pd.DataFrame, train_counts: Mapping[str, int], few
         "train_count": "training examples",
     }
     with style.drawing():
-        figure, row = pyplot.subplots(1, len(labels), figsize=(12.6, 4.0), sharey=True)
+        figure, row = pyplot.subplots(1, len(labels), figsize=(13.8, 4.8), sharey=True)
         for axes, (column, label) in zip(row, labels.items(), strict=True):
             tau = analysis.rank_correlation(table, column, train_counts, seed, fewest=fewest)
             axes.scatter(groups[column], groups.score, s=10 + 3 * np.sqrt(groups.n.to_numpy(float)), color=style.BLUE)
@@ -206,7 +206,7 @@ def _name_points(axes: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str])
         side, lift = min(spots, key=crowd)
         taken.append((a / spans[0] + side * (0.03 + 0.01 * len(str(name))), b / spans[1] + lift))
         axes.annotate(
-            str(name), (a, b), xytext=(a + side * 0.03 * spans[0], b + lift * spans[1]), fontsize=8, va="center",
+            str(name), (a, b), xytext=(a + side * 0.03 * spans[0], b + lift * spans[1]), fontsize=7.5, va="center",
             ha="left" if side > 0 else "right",
         )  # fmt: skip
 
