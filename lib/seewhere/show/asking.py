@@ -17,14 +17,14 @@ from PIL import Image
 from seewhere import boxes as box_tools
 from seewhere.records import Expression
 from seewhere.show import figures, style
-from seewhere.show.panel import ImagePicker, to_png
+from seewhere.show.panel import to_png
+from seewhere.show.phrase_picking import PhrasePicker
 
 if TYPE_CHECKING:
     from seewhere.datasets import ReferringDataset
     from seewhere.models.candidates import Detections
     from seewhere.models.protocols import Grounder
 
-YOUR_OWN = "(your own phrase)"
 INKS = {"detector": style.ORANGE, "wrapper": style.BLUE}
 
 
@@ -57,7 +57,7 @@ class Wrapper(Protocol):
         """One `Answer` per (image, phrase, candidates)."""
 
 
-class Asker(ImagePicker):
+class Asker(PhrasePicker):
     """Pick or type a phrase; see the candidates, both choices, how sure the wrapper was, and what it read.
 
     `candidates` (Detections) and `answer` hold the last result, for a closer look in the next cell.
@@ -70,55 +70,17 @@ class Asker(ImagePicker):
         self.grounder, self.wrapper = grounder, wrapper
         self.candidates: Detections | None = None
         self.answer: Any = None
-        wide = {"width": "560px"}
-        self.phrase = ipywidgets.Dropdown(description="phrase", layout=wide)
-        self.typed = ipywidgets.Text(
-            description="or type", placeholder="a phrase, then Enter", continuous_update=False, layout=wide
-        )
         self.report = ipywidgets.HTML(layout={"width": "460px"})
         self.prompt = ipywidgets.HTML()
         reading = ipywidgets.Accordion(children=[self.prompt], titles=("the prompt it read",))
         columns = ipywidgets.HBox([self.picture, self.report], layout={"flex_flow": "row wrap"})
         self.children = [self.bar, self.phrase, self.typed, columns, reading]
-        self._quiet = False
-        self.slider.observe(self._new_image, "value")
-        self.phrase.observe(self._new_phrase, "value")
-        self.typed.observe(self._new_typed, "value")
-        self._new_image()
-
-    def _set(self, phrase: str, typed: str) -> None:
-        """Put values into the two fields without asking twice."""
-        self._quiet = True
-        self.phrase.value, self.typed.value = phrase, typed
-        self._quiet = False
-
-    def _new_image(self, _: object = None) -> None:
-        texts = list(dict.fromkeys(item.text for item in self.expressions()))
-        self._quiet = True
-        self.phrase.options = [*texts, YOUR_OWN]
-        self._quiet = False
-        self._set(texts[0] if texts else YOUR_OWN, "")
-        self._refresh()
-
-    def _new_phrase(self, _: object = None) -> None:
-        if not self._quiet:
-            if self.phrase.value != YOUR_OWN:
-                self._set(self.phrase.value, "")
-            self._refresh()
-
-    def _new_typed(self, _: object = None) -> None:
-        if not self._quiet and self.typed.value.strip():
-            self._set(YOUR_OWN, self.typed.value)
-            self._refresh()
-
-    @property
-    def text(self) -> str:
-        """The phrase in question."""
-        return self.typed.value.strip() if self.phrase.value == YOUR_OWN else self.phrase.value
+        self.begin()
 
     def truth(self) -> tuple[float, float, float, float] | None:
         """Box of the region that the phrase was written for; None for a phrase of the reader's own."""
-        return next((item.region.box for item in self.expressions() if item.text == self.text), None)
+        region = self.region()
+        return None if region is None else region.box
 
     def choices(self) -> dict[str, int]:
         """Chooser -> index of the candidate it picked, -1 for none."""
@@ -126,7 +88,8 @@ class Asker(ImagePicker):
         top = int(self.candidates.metadata.get("top", -1))
         return {"detector": top, "wrapper": int(self.answer.index)}
 
-    def _refresh(self, _: object = None) -> None:
+    def ask(self) -> None:
+        """Put the phrase to detector and wrapper, and show what both say."""
         if not self.text:
             self.report.value, self.prompt.value = "<p>Type a phrase above.</p>", ""
             self.picture.value = to_png(figures.enlarge(self.image())[0])

@@ -15,8 +15,8 @@ from PIL import Image
 from seewhere import metrics
 from seewhere.models.pixel_points import spread
 from seewhere.show import figures, style
-from seewhere.show.asking import YOUR_OWN
-from seewhere.show.panel import ImagePicker, to_png
+from seewhere.show.panel import to_png
+from seewhere.show.phrase_picking import PhrasePicker
 from seewhere.show.pixels import overlay, probability_picture
 from seewhere.show.regions import decode_mask
 
@@ -43,7 +43,7 @@ def mask_at(probabilities: NDArray, threshold: float, size: tuple[int, int]) -> 
     return spread(np.nan_to_num(np.asarray(probabilities, dtype=np.float64), nan=-1.0) > threshold, size)
 
 
-class MaskAsker(ImagePicker):
+class MaskAsker(PhrasePicker):
     """Pick or type a phrase, and move the threshold: box (orange), mask (blue), truth (green outline), probabilities.
 
     Args:
@@ -59,55 +59,18 @@ class MaskAsker(ImagePicker):
         super().__init__(dataset)
         self.segment = segment
         self.found: Segmented | None = None
-        wide = {"width": "560px"}
-        self.phrase = ipywidgets.Dropdown(description="phrase", layout=wide)
-        self.typed = ipywidgets.Text(
-            description="or type", placeholder="a phrase, then Enter", continuous_update=False, layout=wide
-        )
         self.threshold = ipywidgets.FloatSlider(0.5, min=0, max=1, step=0.01, description="threshold")
         self.report = ipywidgets.HTML()
         self.probabilities = ipywidgets.Image(format="png", layout={"max_width": "360px", "object_fit": "contain"})
         pictures = ipywidgets.HBox([self.picture, self.probabilities], layout={"flex_flow": "row wrap"})
         self.children = [self.bar, self.phrase, self.typed, self.threshold, self.report, pictures]
-        self._quiet = False
-        self.slider.observe(self._new_image, "value")
-        self.phrase.observe(self._new_phrase, "value")
-        self.typed.observe(self._new_typed, "value")
         self.threshold.observe(self._draw, "value")
-        self._new_image()
+        self.begin()
 
     # ------------------------------------------------------------------------------------------------- questions
 
-    @property
-    def text(self) -> str:
-        """The phrase in question."""
-        return self.typed.value.strip() if self.phrase.value == YOUR_OWN else self.phrase.value
-
-    def _set(self, phrase: str, typed: str) -> None:
-        self._quiet = True
-        self.phrase.value, self.typed.value = phrase, typed
-        self._quiet = False
-
-    def _new_image(self, _: object = None) -> None:
-        texts = list(dict.fromkeys(item.text for item in self.expressions()))
-        self._quiet = True
-        self.phrase.options = [*texts, YOUR_OWN]
-        self._quiet = False
-        self._set(texts[0] if texts else YOUR_OWN, "")
-        self._ask()
-
-    def _new_phrase(self, _: object = None) -> None:
-        if not self._quiet:
-            if self.phrase.value != YOUR_OWN:
-                self._set(self.phrase.value, "")
-            self._ask()
-
-    def _new_typed(self, _: object = None) -> None:
-        if not self._quiet and self.typed.value.strip():
-            self._set(YOUR_OWN, self.typed.value)
-            self._ask()
-
-    def _ask(self) -> None:
+    def ask(self) -> None:
+        """Put the phrase to the model, and draw what it says."""
         self.found = self.segment(self.image(), self.text) if self.text else None
         self._draw()
 
@@ -115,7 +78,7 @@ class MaskAsker(ImagePicker):
 
     def truth(self) -> NDArray[np.bool_] | None:
         """The mask that the phrase was written for, (H, W); None for the reader's own phrase, or without masks."""
-        region = next((item.region for item in self.expressions() if item.text == self.text), None)
+        region = self.region()
         if region is None or region.mask is None:
             return None
         return decode_mask(region.mask, self.dataset.images[self.image_id].size)
