@@ -21,7 +21,7 @@ from seewhere.probing import shipping
 from seewhere.probing.adapter import load_probed
 from seewhere.probing.arms import load_arm
 from seewhere.probing.experiments import unfrozen_sources
-from seewhere.probing.names import WEIGHTS
+from seewhere.probing.names import SHIPPED, WEIGHTS
 from seewhere.probing.settings import settings_of, sizes_of
 from seewhere.probing.study import shipped_arm
 from seewhere.probing.tasks import load_task
@@ -121,6 +121,15 @@ def test_shipping_one_resampler_s_arms_leaves_the_others_where_they_are(small_st
     assert (target / "vsr-two-1" / WEIGHTS).read_bytes() == b"two unfrozen 1 0.75"
     card = (target / "README.md").read_text()
     assert "| vsr | one |  | 9 | 2 | 0.250, 0.250 | 0.250 | 50 |" in card and "0.750, 0.750" in card
+
+
+def test_the_shipped_card_is_what_the_shipped_table_says():
+    rows = pd.read_csv(SHIPPED / shipping.TABLE).fillna({"start_task": ""})
+    size = sum(file.stat().st_size for file in SHIPPED.rglob(WEIGHTS)) / 1e6
+    assert (SHIPPED / "README.md").read_text() == shipping.card(rows, size, "quick")
+    for row in rows[rows.arm == "unfrozen"].itertuples():
+        about = read_json(SHIPPED / shipping.place_of(row) / "arm.json")
+        assert about["test"] == pytest.approx(row.test) and about["train_examples"] == row.train_examples
 
 
 def test_arms_that_begin_with_another_come_after_it(small_study, tmp_path):
