@@ -121,6 +121,27 @@ def test_the_encoder_stays_as_it_is_where_a_stage_freezes_it(
     assert {"step", "loss"} <= set(training.one_step() | {"step": 0})
 
 
+def test_lora_trains_adapters_behind_the_wired_layers_and_is_written_merged(
+    folder: Path, scenes: WorldPairs, tmp_path: Path
+) -> None:
+    settings = dataclasses.replace(SMALL, lora_rank=4, mixture=STAGES["1"].mixture, learning_rate=1e-2)
+    training = PixelTraining(settings, tmp_path / "run", scenes, model=MiniGPT.load(folder))
+    first = state(training)
+    training.run(progress=False)
+    learnt = {name for name, p in state(training).items() if not torch.equal(p, first[name])}
+    assert any("lora_B" in name for name in learnt) and "connector.weight" in learnt
+    inner = {name for name in learnt if ".layers." in name and name.startswith("language.")}
+    assert all("lora_" in name for name in inner), "what LoRA adapts stays as it is"
+    assert not any(f".layers.{i}." in name for name in inner for i in range(micro_vlm.READING))
+    whole = MiniGPT.load(training.model.eval().write(tmp_path / "merged", torch.float32))
+    ids = torch.arange(5)[None]
+    given = training.model.language(ids).logits
+    torch.testing.assert_close(whole.language(ids).logits, given, rtol=1e-3, atol=1e-3)
+    again = PixelTraining(settings, tmp_path / "run", scenes, model=MiniGPT.load(folder))
+    assert again.step == 3
+    torch.testing.assert_close(state(again), state(training), rtol=0, atol=0)
+
+
 def test_one_group_alone_trains_too(folder: Path, scenes: WorldPairs, tmp_path: Path) -> None:
     for number, shares in enumerate(({"mask": 1.0}, {"refer": 0.3, "mask": 0.7}, {"colour": 1.0})):
         settings = dataclasses.replace(SMALL, mixture=shares, steps=2)

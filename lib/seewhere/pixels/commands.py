@@ -86,7 +86,7 @@ def place_of(stage: str, folder: Path) -> Path:
 
 
 _NUMBERS = ("steps", "images", "scenes", "textures", "frames", "seed")
-_QUESTIONS = ("colour_questions", "mask_questions", "word_questions")
+_QUESTIONS = ("colour_questions", "mask_questions", "word_questions", "lora_rank")
 
 
 def register(subparsers: Any) -> None:

@@ -39,6 +39,7 @@ class PixelSettings:
         textured: share of textures and frames among the pictures asked for colours.
         spread: colours are learnt as a bell of this deviation around the true value, 0..255: a miss by one is no
             miss by a hundred. 0 for the plain cross-entropy.
+        lora_rank: of the language model's adapters, as in the paper (64 there); 0 trains all of its own layers.
         bf16: mixed precision, about twice as fast on processors with AVX512-BF16.
     """
 
@@ -61,6 +62,7 @@ class PixelSettings:
     frames: int = 0
     textured: float = 0.35
     spread: float = 6.0
+    lora_rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +140,13 @@ def _settings(values: Mapping[str, Any], where: str) -> PixelSettings:
 
 
 def differences(made: Mapping[str, Any], wanted: PixelSettings) -> list[str]:
-    """In which settings a finished run, as its `TRAINING` tells them, is not what a recipe asks for; not in `start`."""
+    """In which settings a finished run, as its `TRAINING` tells them, is not what a recipe asks for; not in `start`.
+
+    A setting that the run does not know yet had its default.
+    """
     asked = {k: v for k, v in dataclasses.asdict(wanted).items() if k != "start"}
-    return [f"{k} {made.get(k)!r} instead of {v!r}" for k, v in asked.items() if made.get(k) != v]
+    known = {**dataclasses.asdict(PixelSettings()), **made}
+    return [f"{k} {known[k]!r} instead of {v!r}" for k, v in asked.items() if known[k] != v]
 
 
 def check_made(model: str, stages: list[PixelSettings]) -> None:

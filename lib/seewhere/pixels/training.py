@@ -6,8 +6,9 @@ Three stages (PVP, section 3.2). Stage 1: language model and connector, encoder 
 how often and at which rate stands in the recipe (`seewhere.pixels.recipe`).
 
 Where the paper adapts its language model by LoRA, all of ours is trained (of a width of 192, rank 64 would save little)
-but for the three layers that find a place: these keep what `seewhere.models.micro_vlm_start` set. Trained, they lost it
-before they were of use; held, the encoder's gradient is a clear one from the first step on.
+unless `lora_rank` asks for it, but for the three layers that find a place: these keep what
+`seewhere.models.micro_vlm_start` set. Trained, they lost it before they were of use; held, the encoder's gradient is a
+clear one from the first step on.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +24,7 @@ from torch import nn
 from torch.nn import functional
 
 from seewhere.models import micro_vlm
+from seewhere.models.lora import add_lora
 from seewhere.models.micro_clip import MicroClip
 from seewhere.models.minigpt import MiniGPT
 from seewhere.models.prefix_training import question_inputs, question_loss
@@ -96,6 +99,8 @@ class PixelTraining(StepwiseTraining):
         self.model.vision.requires_grad_(settings.adapt)
         # The layers that find a place are right as they are; only what is found, and what is made of it, is learnt.
         self.model.language.model.layers[: micro_vlm.READING].requires_grad_(False)
+        if settings.lora_rank:
+            self.model.language = with_lora(self.model.language, settings.lora_rank)
         for name, parameter in self.model.vision.named_parameters():
             # Positions are fixed by construction, and what comes after the last layer is not read.
             if "position_embedding" in name or "post_layernorm" in name or "class_embedding" in name:
@@ -198,8 +203,27 @@ class PixelTraining(StepwiseTraining):
         packed = Questions(head, questions, torch.full_like(questions, IGNORED))
         inputs = question_inputs(model.language, model.prefix(tokens, before), packed)
         inputs.pop("labels")
-        states = model.language.model(**inputs, use_cache=False).last_hidden_state
+        states = body_of(model.language)(**inputs, use_cache=False).last_hidden_state
         return states[:, -count * width :].reshape(batch, count, width, -1)
+
+
+def with_lora(language: Any, rank: int) -> Any:
+    """Return the language model with LoRA on its own layers, those behind the wired ones; the rest of these is held.
+
+    Scale and dropout are in the paper's proportion (rank 64, alpha 16, dropout 0.05). Embeddings go on learning: the
+    tokens of places and colours are new. `MiniGPT.write` merges what was learnt.
+    """
+    own = range(micro_vlm.READING, len(language.model.layers))
+    kinds = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
+    targets = [f"model.layers.{number}.{kind}" for number in own for kind in kinds]
+    adapted = add_lora(language, rank, max(1, rank // 4), 0.05, targets)
+    adapted.get_input_embeddings().requires_grad_(True)
+    return adapted
+
+
+def body_of(language: Any) -> Any:
+    """Return a language model without its output layer, LoRA or not."""
+    return (language.get_base_model() if hasattr(language, "get_base_model") else language).model
 
 
 def bells(spread: float) -> torch.Tensor:
