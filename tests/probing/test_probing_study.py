@@ -35,6 +35,14 @@ def test_frozen_probes_are_those_of_the_single_arm_in_one_process_and_in_two(mai
     pd.testing.assert_frame_equal(main.frozen(["tiny"], ["rec", "vsr"], "all", (1, 2)), table)
 
 
+def test_larger_probes_may_have_a_rate_of_their_own(main):
+    usual = main.frozen(["tiny"], ["vsr"], probe_layers=(1, 2))
+    main.settings = presets.with_changes(main.settings, larger_probe_rate=1e-6)
+    slower = main.frozen(["tiny"], ["vsr"], probe_layers=(1, 2))
+    same = [np.allclose(*(t[t.probe_layers == size].score for t in (usual, slower))) for size in (1, 2)]
+    assert same == [True, False]
+
+
 def test_earlier_layers_and_seeds_of_ones_own(main):
     table = main.frozen(["tiny"], ["vsr"], "earlier", seeds=[7])
     assert set(table.layer) == {"early"} and set(table.seed) == {7}

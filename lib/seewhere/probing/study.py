@@ -124,6 +124,8 @@ class Study:
             targets = {split: task.targets(split) for split in SPLITS}
             for layer, size, seed in product(names, probe_layers, self.seeds if seeds is None else seeds):
                 settings = self.probe_settings(task_name, model, FROZEN, layers=size, seed=seed)
+                if size > 1 and self.settings.larger_probe_rate:
+                    settings = settings.changed(learning_rate=self.settings.larger_probe_rate)
                 jobs.append(joblib.delayed(_outputs)(sources[layer], targets, settings))
                 columns = {"resampler": model.name, "arm": FROZEN, "seed": seed, "layer": layer}
                 about.append((task, {**columns, "probe_layers": size}))
