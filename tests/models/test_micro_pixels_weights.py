@@ -55,9 +55,8 @@ def test_half_precision_does_not_cost_the_shared_attention() -> None:
 
 def test_histories_end_with_each_stage() -> None:
     found = history.load_history("micro-pixels")
-    stages = list(dict.fromkeys(stage.removesuffix("-on") for stage in found.stages.tolist()))
+    stages = list(dict.fromkeys(found.whole_stages()))
     assert stages == ["1", "2", "3"]
-    ends = {stage.removesuffix("-on"): errors.mean() for stage, errors in zip(found.stages, found.errors, strict=True)}
+    ends = {stage: errors.mean() for stage, errors in zip(found.whole_stages(), found.errors, strict=True)}
     assert ends["2"] < ends["1"]
-    baseline = history.load_history("micro-pixels-frozen").stages.tolist()
-    assert list(dict.fromkeys(stage.removesuffix("-on") for stage in baseline)) == ["1", "frozen"]
+    assert list(dict.fromkeys(history.load_history("micro-pixels-frozen").whole_stages())) == ["1", "frozen"]

@@ -96,7 +96,11 @@ def test_the_shipped_table_and_its_card(tmp_path: Path) -> None:
     assert list(found.columns) >= ["system"] and len(found) == 48
     text = (target / arms.CARD).read_text()
     assert "| both | 70.0 [70.0, 70.0] |" in text and "4 references, seeds 0, 1, 2" in text
-    assert "600+2000+300" in arms.origin(target) and "Learning rates 0.0015, 0.0015, 0.0015 in the stages" in text
+    steps = "+".join(str(given.recipe.stages[stage].steps) for stage in ("1", "2", "3"))
+    assert (
+        f"stages of {steps} steps" in arms.origin(target)
+        and "Learning rates 0.0015, 0.0015, 0.0015 in the stages" in text
+    )
     assert arms.shipped_hash(target) and str(tmp_path) not in (target / arms.ABOUT).read_text()
     assert arms.shipped(tmp_path).empty and arms.origin(tmp_path) == "" and arms.shipped_hash(tmp_path) == {}
 

@@ -137,3 +137,13 @@ def test_one_call_makes_all_stages_each_from_the_one_before_it(
         call("--stage", "2", "--out", str(tmp_path / "x"))
     with pytest.raises(ValueError, match="expected no --start"):
         call("--stage", "all", "--start", "y", "--out", str(tmp_path))
+
+
+def test_a_recipe_of_the_papers_stages_serves_the_arms_and_not_all(tmp_path: Path) -> None:
+    text = recipe.PACKAGED.read_text()
+    kept = [part for part in text.split("\n[") if not part.startswith(("stages.2-on", "stages.frozen-on", "stages.at"))]
+    path = tmp_path / "own.toml"
+    path.write_text("\n[".join(kept).replace('after = "2-on"', 'after = "2"'))
+    assert tuple(recipe.load(path).stages) == recipe.REQUIRED
+    with pytest.raises(ValueError, match=r"own.toml: expected the stages .*missing: 2-on, frozen-on, at-once"):
+        call("--stage", "all", "--recipe", str(path), "--out", str(tmp_path))

@@ -48,7 +48,11 @@ def test_finished_stages_are_packed_with_a_card(runs: Path, tmp_path: Path, monk
     reader = micro_vlm_weights.unpack("micro-pixels-stage3", target)
     assert reader.tokens == 64
     assert history.read_history(target / history.FILE).stages.tolist() == ["1", "2", "2-on", "3"]
-    assert history.read_history(target / shipping.FROZEN_HISTORY).stages.tolist() == ["1", "frozen", "frozen-on"]
+    assert history.read_history(target / history.FILES["micro-pixels-frozen"]).stages.tolist() == [
+        "1",
+        "frozen",
+        "frozen-on",
+    ]
     told = other_tasks.shipped_rows(target)
     assert told.model.unique().tolist() == ["stage1", "stage2", "stage3", "frozen", "at-once"]
     card = (target / "README.md").read_text()

@@ -128,6 +128,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.stage == ALL:
         if arguments.start:
             raise ValueError("--stage all begins with stage 1; expected no --start")
+        chosen.check_has(SHIPPED_STAGES, str(arguments.recipe))
         train_all(chosen, arguments.out)
         if arguments.ship:
             from seewhere.pixels.shipping import ship  # it asks the models, which training alone does not need

@@ -12,19 +12,21 @@ from seewhere.pixels.history import ReconstructionHistory, load_history
 
 
 def cumulative(history: ReconstructionHistory) -> ReconstructionHistory:
-    """The same with `questions` counted over all stages so far; each stage counts its own from zero."""
+    """The same with `questions` counted over all stages so far, and both parts of a stage under one name.
+
+    In a history as it is written each part counts its own from zero.
+    """
     seen = np.asarray(history.questions, dtype=np.int64)
     begins = np.flatnonzero(np.asarray(history.stages)[1:] != np.asarray(history.stages)[:-1]) + 1
     found = seen.copy()
     for begin in begins:
         found[begin:] += seen[begin - 1]
-    return replace(history, questions=found)
+    return replace(history, questions=found, stages=np.array(history.whole_stages()))
 
 
 def ends(history: ReconstructionHistory) -> pd.Series:
-    """RE after each stage, mean of the watched pictures: stage (the second part of one counts as its end) -> RE."""
-    means = pd.Series(np.asarray(history.errors).mean(axis=1))
-    return means.groupby([str(stage).removesuffix("-on") for stage in history.stages], sort=False).last()
+    """RE after each stage, mean of the watched pictures: stage -> RE."""
+    return pd.Series(np.asarray(history.errors).mean(axis=1)).groupby(history.whole_stages(), sort=False).last()
 
 
 def at_equal_steps(at_once: ReconstructionHistory, staged: ReconstructionHistory) -> pd.DataFrame:

@@ -15,14 +15,17 @@ from seewhere.pixels import pictures, targets
 from seewhere.pixels.errors import reconstruction_error
 
 FILE = "history.npz"
+FILES = {"micro-pixels": FILE} | {f"micro-pixels-{name}": f"history-{name}.npz" for name in ("frozen", "at-once")}
+"""Name of a shipped history -> its file."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReconstructionHistory:
     """K snapshots of P pictures.
 
-    `steps` (K,) of the stage, `stages` (K,) its name, `questions` (K,) about colours asked in that stage so far,
-    `names` (P,), `targets` (P, 64, 64, 3) uint8, `reconstructions` (K, P, 64, 64, 3) uint8, `errors` (K, P): RE.
+    `steps` (K,) of the stage, `stages` (K,) its name ("2-on" is the second part of "2"), `questions` (K,) about
+    colours asked in that stage so far, `names` (P,), `targets` (P, 64, 64, 3) uint8, `reconstructions`
+    (K, P, 64, 64, 3) uint8, `errors` (K, P): RE.
     """
 
     steps: np.ndarray
@@ -32,6 +35,10 @@ class ReconstructionHistory:
     targets: np.ndarray
     reconstructions: np.ndarray
     errors: np.ndarray
+
+    def whole_stages(self) -> list[str]:
+        """(K,) names of the stages, both parts of one under one name."""
+        return [str(stage).removesuffix("-on") for stage in self.stages]
 
     def with_snapshot(self, step: int, stage: str, questions: int, found: np.ndarray) -> ReconstructionHistory:
         """The same and one snapshot more, of reconstructions (P, 64, 64, 3) uint8."""
@@ -80,10 +87,9 @@ def load_history(source: str = "micro-pixels") -> ReconstructionHistory:
     Raises:
         FileNotFoundError: no such history.
     """
-    files = {"micro-pixels": FILE} | {f"micro-pixels-{name}": f"history-{name}.npz" for name in ("frozen", "at-once")}
-    if source not in files or not (FOLDER / files[source]).is_file():
-        raise FileNotFoundError(f"no history {source!r}; expected one of {', '.join(files)} in {FOLDER}")
-    return read_history(FOLDER / files[source])
+    if source not in FILES or not (FOLDER / FILES[source]).is_file():
+        raise FileNotFoundError(f"no history {source!r}; expected one of {', '.join(FILES)} in {FOLDER}")
+    return read_history(FOLDER / FILES[source])
 
 
 def empty_history(shown: dict[str, Image.Image]) -> ReconstructionHistory:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from seewhere import presets, storage
 from seewhere.pixels.mixture import check_mixture
 
 PACKAGED = presets.FOLDER / "train_pixels.toml"
+REQUIRED = ("1", "2", "3", "frozen")
+"""Stages of the paper: what every recipe has, and the arms of segmentation are made of."""
 SHIPPED_STAGES = ("1", "2", "2-on", "3", "frozen", "frozen-on", "at-once")
 """What ``seewhere train pixels --stage all`` makes, in this order."""
 TRAINING = "training.json"
@@ -79,6 +81,20 @@ class Recipe:
         stages = {name: dataclasses.replace(settings, **chosen) for name, settings in self.stages.items()}
         return Recipe(stages, dict(self.after), dataclasses.replace(self.tuning, **chosen))
 
+    def check_has(self, names: Iterable[str], where: str) -> None:
+        """Refuse a recipe without some stages.
+
+        Args:
+            names: of the stages.
+            where: the recipe's file, for the message.
+
+        Raises:
+            ValueError: what is missing.
+        """
+        names = list(names)
+        if missing := [name for name in names if name not in self.stages]:
+            raise ValueError(f"{where}: expected the stages {', '.join(names)}; missing: {', '.join(missing)}")
+
     def with_steps(self, stages: Mapping[str, int], tuning: int | None = None) -> Recipe:
         """The same with other numbers of steps."""
         changed = {n: dataclasses.replace(s, steps=stages.get(n, s.steps)) for n, s in self.stages.items()}
@@ -109,10 +125,9 @@ def load(path: Path | str = PACKAGED) -> Recipe:
         if after[name] and after[name] not in tables["stages"]:
             raise ValueError(f"{path} [stages.{name}]: after = {after[name]!r} is no stage")
         stages[name] = _settings({**common, **values}, f"{path} [stages.{name}]")
-    missing = [name for name in SHIPPED_STAGES if name not in stages]
-    if missing:
-        raise ValueError(f"{path}: expected the stages {', '.join(SHIPPED_STAGES)}; missing: {', '.join(missing)}")
-    return Recipe(stages, after, _settings({**common, **tables["tuning"]}, f"{path} [tuning]"))
+    recipe = Recipe(stages, after, _settings({**common, **tables["tuning"]}, f"{path} [tuning]"))
+    recipe.check_has(REQUIRED, str(path))
+    return recipe
 
 
 def _settings(values: Mapping[str, Any], where: str) -> PixelSettings:

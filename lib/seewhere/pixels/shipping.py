@@ -24,7 +24,6 @@ from seewhere.pixels.readers import ACCOUNT, ENCODER
 from seewhere.pixels.recipe import SHIPPED_STAGES, TRAINING
 from seewhere.pixels.study import Study, gather
 
-FROZEN_HISTORY, AT_ONCE_HISTORY = "history-frozen.npz", "history-at-once.npz"
 SHIPPED = {"frozen": "frozen-on", "stage2": "2-on", "stage3": "3"}
 """Name of a model in the package -> the last stage of its training."""
 TOLD = {"stage1": "1", "stage2": "2-on", "stage3": "3", "frozen": "frozen-on", "at-once": "at-once"}
@@ -70,8 +69,8 @@ def ship(
     with storage.atomic_directory(target, overwrite=True) as work:
         pack({f"micro-pixels-{name}": readers[name].model for name in SHIPPED}, _room(made), Path(work))
         first.followed_by(second).followed_by(second_on).followed_by(third).write(Path(work) / history.FILE)
-        first.followed_by(frozen).followed_by(frozen_on).write(Path(work) / FROZEN_HISTORY)
-        at_once.write(Path(work) / AT_ONCE_HISTORY)
+        first.followed_by(frozen).followed_by(frozen_on).write(Path(work) / history.FILES["micro-pixels-frozen"])
+        at_once.write(Path(work) / history.FILES["micro-pixels-at-once"])
         other_tasks.write(asked, Path(work))
         told = portable(made)
         storage.atomic_write_json(Path(work) / TRAINING, told)

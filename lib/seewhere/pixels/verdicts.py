@@ -111,8 +111,7 @@ def drop_of_history(history: Any, origin: Origin) -> list[results.Record]:
 
     The interval is over the few held-out pictures that were watched, always the same ones.
     """
-    last = {str(stage): place for place, stage in enumerate(history.stages)}
-    ends = {name.removeprefix("stage").removesuffix("-on"): place for name, place in last.items()}
+    ends = {stage.removeprefix("stage"): place for place, stage in enumerate(history.whole_stages())}
     if not {"1", "2"} <= ends.keys():
         return []
     errors_then = np.asarray(history.errors, dtype=np.float64)

@@ -127,8 +127,7 @@ def _spaced(count: int, columns: int) -> NDArray[np.int64]:
 
 
 def _stage(name: str) -> str:
-    plain = str(name).removesuffix("-on")  # the second part of a stage
-    return f"stage {plain}" if plain.isdigit() else plain
+    return f"stage {name}" if str(name).isdigit() else str(name)
 
 
 def _short(number: float) -> str:
