@@ -57,8 +57,20 @@ SETTINGS_FILE = "training_settings.json"
 # -------------------------------------------------------------------------------------------------- the loss
 
 
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def summed_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of logits (N, V) and targets (N,), summed."""
+    return functional.cross_entropy(logits, targets, reduction="sum")
+
+
 def answer_loss(
-    model: Any, inputs: Mapping[str, torch.Tensor], answer_tokens: torch.Tensor | int | None = None, head: Any = None
+    model: Any,
+    inputs: Mapping[str, torch.Tensor],
+    answer_tokens: torch.Tensor | int | None = None,
+    head: Any = None,
+    loss: Loss | None = None,
 ) -> torch.Tensor:
     """Cross-entropy of the answer tokens, divided by `answer_tokens` (default: their number in `inputs`).
 
@@ -67,6 +79,7 @@ def answer_loss(
         inputs: a batch as `collate` makes it; label i is the token at i, predicted from i - 1.
         answer_tokens: what the sum is divided by, where a step spans several batches.
         head: the model that owns the output layer, where `model` is a distributed wrapper around it.
+        loss: something else in place of the cross-entropy: of logits (N, V) float32 and targets (N,) their sum.
 
     Raises:
         ValueError: if no label is set.
@@ -80,7 +93,7 @@ def answer_loss(
     with answers_only(head if head is not None else model, keep):
         others = {name: value for name, value in inputs.items() if name != "labels"}
         logits = model(**others, use_cache=False).logits
-    total = functional.cross_entropy(logits.float(), targets, reduction="sum")
+    total = (loss or summed_cross_entropy)(logits.float(), targets)
     return total / (answer_tokens if answer_tokens is not None else len(targets))
 
 

@@ -18,7 +18,7 @@ from seewhere.pixels.commands import train
 from seewhere.pixels.pictures import textures, world_pictures
 from seewhere.pixels.reader import PixelReader
 from seewhere.pixels.recipe import PixelSettings, load
-from seewhere.pixels.training import PixelTraining, bells, other_pictures, recoloured
+from seewhere.pixels.training import PixelTraining, bells, near_loss, other_pictures, recoloured
 from seewhere.world.render import visible_masks
 from seewhere.world.sprites import load_sprites
 
@@ -160,13 +160,27 @@ def test_colours_learnt_on_one_picture_are_read_back(folder: Path, scenes: World
     assert np.mean(losses[-4:]) < np.mean(losses[:4]) - 0.1
 
 
+def test_a_near_corner_costs_less_than_a_far_one_and_words_cost_what_they_did() -> None:
+    values = torch.tensor([3, 4, 5, 6])
+    logits = torch.randn(5, 9, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([0, 3, 8, 6, 4])
+    plain = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+    torch.testing.assert_close(near_loss(values, bells(0.0, 4), logits, targets), plain)
+    words = torch.tensor([0, 8, 2])
+    same = torch.nn.functional.cross_entropy(logits[:3], words, reduction="sum")
+    torch.testing.assert_close(near_loss(values, bells(1.0, 4), logits[:3], words), same)
+    sure = 8 * torch.eye(9)
+    costs = [float(near_loss(values, bells(1.0, 4), sure[[said]], torch.tensor([4]))) for said in (4, 5, 6, 0)]
+    assert costs == sorted(costs) and len({round(cost, 3) for cost in costs}) == 4
+
+
 def test_bells_and_other_colours() -> None:
-    rows = bells(6.0)
+    rows = bells(6.0, 256)
     torch.testing.assert_close(rows.sum(1), torch.ones(256))
     assert (rows.argmax(1) == torch.arange(256)).all() and rows[100, 106] / rows[100, 100] == pytest.approx(
         0.6065, 1e-3
     )
-    assert torch.equal(bells(0.0), torch.eye(256))
+    assert torch.equal(bells(0.0, 256), torch.eye(256))
     picture = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     made = [recoloured(picture, np.random.default_rng(i)) for i in range(12)]
     assert all(m.shape == picture.shape and m.dtype == np.uint8 for m in made)

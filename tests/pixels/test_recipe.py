@@ -15,10 +15,13 @@ def test_the_baseline_differs_from_stage_2_in_its_encoder_alone() -> None:
     second, frozen, at_once = (known.stages[name] for name in ("2", "frozen", "at-once"))
     assert second.adapt and not frozen.adapt
     assert dataclasses.replace(frozen, adapt=True) == second == dataclasses.replace(at_once, steps=second.steps)
-    assert dataclasses.replace(known.stages["frozen-on"], adapt=True) == known.stages["2-on"] != second
-    chain = {"1": "", "2": "1", "2-on": "2", "3": "2-on", "frozen": "1", "frozen-on": "frozen", "at-once": ""}
-    assert known.after == chain
-    same = {f.name for f in dataclasses.fields(second)} - {"adapt", "steps", "mixture", "seed"}
+    for part in recipe.PARTS[1:]:
+        assert dataclasses.replace(known.stages[f"frozen{part}"], adapt=True) == known.stages[f"2{part}"] != second
+    adapted = {"2": "1", "2-on": "2", "2-end": "2-on", "3": "2-end"}
+    baseline = {"frozen": "1", "frozen-on": "frozen", "frozen-end": "frozen-on"}
+    assert known.after == {"1": "", **adapted, **baseline, "at-once": ""}
+    assert {recipe.whole(name) for name in known.stages} == {"1", "2", "3", "frozen", "at-once"}
+    same = {f.name for f in dataclasses.fields(second)} - {"adapt", "steps", "mixture", "seed", "corner_spread"}
     for stage in known.stages.values():
         assert all(getattr(stage, name) == getattr(second, name) for name in same)
     assert known.stages["3"].mixture["colour"] < second.mixture["colour"]
@@ -119,18 +122,18 @@ def test_one_call_makes_all_stages_each_from_the_one_before_it(
     monkeypatch.setattr(commands, "train", lambda *_: None)
     _Training.made.clear()
     assert call("--stage", "all", "--out", str(tmp_path), "--scenes", "50") == 0
-    one, two, two_on, _, frozen, frozen_on, at_once = _Training.made
+    one, two, two_on, _, _, frozen, frozen_on, _, at_once = _Training.made
     starts = [Path(stage.start).parent.name for stage in _Training.made]
     assert one.start == "" and two_on.start == str(tmp_path / "stage2" / "model")
-    assert starts == ["", "stage1", "stage2", "stage2-on", "stage1", "frozen", ""]
+    assert starts == ["", "stage1", "stage2", "stage2-on", "stage2-end", "stage1", "frozen", "frozen-on", ""]
     assert at_once.adapt and not one.adapt
     assert {stage.scenes for stage in _Training.made} == {50}
     assert dataclasses.replace(frozen, adapt=True) == two
     assert dataclasses.replace(frozen_on, adapt=True, start=two_on.start) == two_on != two
     changed = recipe.load().changed(scenes=50)
-    recipe.check_made(str(tmp_path / "stage3" / "model"), [changed.stages[n] for n in ("1", "2", "2-on", "3")])
+    recipe.check_made(str(tmp_path / "stage3" / "model"), [changed.stages[n] for n in ("1", "2", "2-on", "2-end", "3")])
     call("--stage", "all", "--out", str(tmp_path), "--scenes", "50")
-    assert len(_Training.made) == 7 and "stage frozen is done" in capsys.readouterr().out
+    assert len(_Training.made) == 9 and "stage frozen is done" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"finished stage of other settings .*scenes 50 instead of 60"):
         call("--stage", "1", "--out", str(tmp_path / "stage1"), "--scenes", "60")
     with pytest.raises(ValueError, match="goes on from stage 1: give its model with --start"):
@@ -141,9 +144,10 @@ def test_one_call_makes_all_stages_each_from_the_one_before_it(
 
 def test_a_recipe_of_the_papers_stages_serves_the_arms_and_not_all(tmp_path: Path) -> None:
     text = recipe.PACKAGED.read_text()
-    kept = [part for part in text.split("\n[") if not part.startswith(("stages.2-on", "stages.frozen-on", "stages.at"))]
+    kept = [part for part in text.split("\n[") if not part.startswith(("stages.2-", "stages.frozen-", "stages.at"))]
     path = tmp_path / "own.toml"
-    path.write_text("\n[".join(kept).replace('after = "2-on"', 'after = "2"'))
+    path.write_text("\n[".join(kept).replace('after = "2-end"', 'after = "2"'))
     assert tuple(recipe.load(path).stages) == recipe.REQUIRED
-    with pytest.raises(ValueError, match=r"own.toml: expected the stages .*missing: 2-on, frozen-on, at-once"):
+    missing = "2-on, 2-end, frozen-on, frozen-end, at-once"
+    with pytest.raises(ValueError, match=rf"own.toml: expected the stages .*missing: {missing}"):
         call("--stage", "all", "--recipe", str(path), "--out", str(tmp_path))

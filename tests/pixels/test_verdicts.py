@@ -149,17 +149,19 @@ def test_f21_and_the_live_comparison() -> None:
     table.loc[table.system == "constant box", "hit"] = True
     assert claims.verdict("F21", verdicts.live_gains(table, "adapted", "frozen", MASKS)).verdict == claims.UNSEEN
     assert verdicts.live_gains(table, "adapted", "nobody", MASKS) == []
+    longer = verdicts.live_gains(table, "adapted", "frozen", MASKS, claim=None)
+    assert len(longer) == len(records) and all(r["claim"] is None for r in longer)
     assert {r["setting"]["system"] for r in verdicts.scores(table, MASKS)} == {"adapted", "frozen", "constant box"}
 
 
 def test_what_boxes_and_pixels_cost_is_said_in_words() -> None:
     found = arm_table({"adapted": 0.1, "frozen": 0.0, "constant box": 0.2})
     table = pd.concat([found, found.assign(box="true")])
-    told = verdicts.boxes_and_pixels_in_words(table, "adapted", "frozen")
+    told = verdicts.boxes_and_pixels_in_words(table, ["adapted"], "frozen")
     assert "true box, cIoU in percent: adapted" in told and "adapted minus frozen: +10.0" in told
     assert "hardly do the task" in told
     able = arm_table({"adapted": 0.3, "frozen": 0.0, "constant box": 0.2}).assign(box="true")
-    assert "hardly" not in verdicts.boxes_and_pixels_in_words(able, "adapted", "frozen")
+    assert "hardly" not in verdicts.boxes_and_pixels_in_words(able, ["adapted"], "frozen")
     records = verdicts.live_gains(table, "adapted", "frozen", MASKS)
     boxes = {r["setting"]["box"]: r["value"] for r in records if r["metric"] == "gain_ciou_shipped"}
     assert boxes == pytest.approx({"found": 10, "true": 10})

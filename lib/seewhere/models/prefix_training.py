@@ -17,11 +17,15 @@ import torch
 
 from seewhere.models.shared_attention import NAME, PackedQuestions
 from seewhere.packing import IGNORED, Questions, mask_of
-from seewhere.training import answer_loss
+from seewhere.training import Loss, answer_loss
 
 
 def question_loss(
-    model: Any, prefix: torch.Tensor, questions: Questions, answer_tokens: torch.Tensor | int | None = None
+    model: Any,
+    prefix: torch.Tensor,
+    questions: Questions,
+    answer_tokens: torch.Tensor | int | None = None,
+    loss: Loss | None = None,
 ) -> torch.Tensor:
     """Mean cross-entropy of the answer tokens; see `training.answer_loss`.
 
@@ -30,8 +34,9 @@ def question_loss(
         prefix: embeddings (B, P, D) that stand before the questions; gradients flow into them.
         questions: see `packing.collate_questions`.
         answer_tokens: what the sum is divided by, where a step spans several batches.
+        loss: see `training.answer_loss`.
     """
-    return answer_loss(model, question_inputs(model, prefix, questions), answer_tokens)
+    return answer_loss(model, question_inputs(model, prefix, questions), answer_tokens, loss=loss)
 
 
 def question_inputs(model: Any, prefix: torch.Tensor, questions: Questions) -> dict[str, Any]:

@@ -282,7 +282,7 @@ def register(subparsers: Any) -> None:
         default=[],
         metavar="ARM=FOLDER",
         help="an arm that goes on from a model of `seewhere train pixels` under the same recipe: FOLDER@3 is one after "
-        "stage 2 or frozen (not after their second parts, which no arm has), FOLDER one after a stage 3 behind it",
+        "stage 2 or frozen (not after their later parts, which no arm has), FOLDER one after a stage 3 behind it",
     )
     add_recipe_arguments(parser)
     for name in ("images", "scenes"):

@@ -12,7 +12,7 @@ from seewhere.pixels.history import ReconstructionHistory, load_history
 
 
 def cumulative(history: ReconstructionHistory) -> ReconstructionHistory:
-    """The same with `questions` counted over all stages so far, and both parts of a stage under one name.
+    """The same with `questions` counted over all stages so far, and all parts of a stage under one name.
 
     In a history as it is written each part counts its own from zero.
     """

@@ -13,6 +13,7 @@ from seewhere import storage
 from seewhere.models.micro_vlm_weights import FOLDER
 from seewhere.pixels import pictures, targets
 from seewhere.pixels.errors import reconstruction_error
+from seewhere.pixels.recipe import whole
 
 FILE = "history.npz"
 FILES = {"micro-pixels": FILE} | {f"micro-pixels-{name}": f"history-{name}.npz" for name in ("frozen", "at-once")}
@@ -23,7 +24,7 @@ FILES = {"micro-pixels": FILE} | {f"micro-pixels-{name}": f"history-{name}.npz" 
 class ReconstructionHistory:
     """K snapshots of P pictures.
 
-    `steps` (K,) of the stage, `stages` (K,) its name ("2-on" is the second part of "2"), `questions` (K,) about
+    `steps` (K,) of the stage, `stages` (K,) its name ("2-on" is a part of "2"), `questions` (K,) about
     colours asked in that stage so far, `names` (P,), `targets` (P, 64, 64, 3) uint8, `reconstructions`
     (K, P, 64, 64, 3) uint8, `errors` (K, P): RE.
     """
@@ -37,8 +38,8 @@ class ReconstructionHistory:
     errors: np.ndarray
 
     def whole_stages(self) -> list[str]:
-        """(K,) names of the stages, both parts of one under one name."""
-        return [str(stage).removesuffix("-on") for stage in self.stages]
+        """(K,) names of the stages, all parts of one under one name."""
+        return [whole(str(stage)) for stage in self.stages]
 
     def with_snapshot(self, step: int, stage: str, questions: int, found: np.ndarray) -> ReconstructionHistory:
         """The same and one snapshot more, of reconstructions (P, 64, 64, 3) uint8."""

@@ -19,7 +19,9 @@ from seewhere.pixels.mixture import check_mixture
 PACKAGED = presets.FOLDER / "train_pixels.toml"
 REQUIRED = ("1", "2", "3", "frozen")
 """Stages of the paper: what every recipe has, and the arms of segmentation are made of."""
-SHIPPED_STAGES = ("1", "2", "2-on", "3", "frozen", "frozen-on", "at-once")
+PARTS = ("", "-on", "-end")
+"""What the parts of a long stage have behind its name, one after the other."""
+SHIPPED_STAGES = ("1", *(f"2{p}" for p in PARTS), "3", *(f"frozen{p}" for p in PARTS), "at-once")
 """What ``seewhere train pixels --stage all`` makes, in this order."""
 TRAINING = "training.json"
 """What a finished stage leaves beside its model: its name, settings and pictures."""
@@ -41,6 +43,7 @@ class PixelSettings:
         textured: share of textures and frames among the pictures asked for colours.
         spread: colours are learnt as a bell of this deviation around the true value, 0..255: a miss by one is no
             miss by a hundred. 0 for the plain cross-entropy.
+        corner_spread: the same of the corners of boxes, in hundredths of a side.
         lora_rank: of the language model's adapters, as in the paper (64 there); 0 trains all of its own layers.
         bf16: mixed precision, about twice as fast on processors with AVX512-BF16.
     """
@@ -64,6 +67,7 @@ class PixelSettings:
     frames: int = 0
     textured: float = 0.35
     spread: float = 6.0
+    corner_spread: float = 0.0
     lora_rank: int = 0
 
 
@@ -115,12 +119,15 @@ def load(path: Path | str = PACKAGED) -> Recipe:
     if odd:
         raise ValueError(f"{path}: expected the tables [all], [stages.NAME] and [tuning]; odd: {', '.join(odd)}")
     common = tables["all"]
-    stages, after = {}, {}
+    stages: dict[str, PixelSettings] = {}
+    after: dict[str, str] = {}
+    written: dict[str, dict[str, Any]] = {}
     for name, own in tables["stages"].items():
         like = own.get("like", "")
         if like and like not in stages:
             raise ValueError(f"{path} [stages.{name}]: like = {like!r}, but no such stage stands above it")
-        values = {k: v for k, v in {**tables["stages"].get(like, {}), **own}.items() if k != "like"}
+        written[name] = {**written.get(like, {}), **{k: v for k, v in own.items() if k != "like"}}
+        values = dict(written[name])
         after[name] = values.pop("after", "")
         if after[name] and after[name] not in tables["stages"]:
             raise ValueError(f"{path} [stages.{name}]: after = {after[name]!r} is no stage")
@@ -149,6 +156,13 @@ def _settings(values: Mapping[str, Any], where: str) -> PixelSettings:
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     return PixelSettings(**typed)
+
+
+def whole(stage: str) -> str:
+    """Name of the stage that a part belongs to; a stage without parts is its own."""
+    for part in PARTS[1:]:
+        stage = stage.removesuffix(part)
+    return stage
 
 
 # ------------------------------------------------------------------------------------------ what a run was made by

@@ -6,6 +6,7 @@ The card is written from what the runs left behind, so it cannot tell of another
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from seewhere.pixels import history, other_tasks
 from seewhere.pixels.commands import place_of
 from seewhere.pixels.reader import PixelReader
 from seewhere.pixels.readers import ACCOUNT, ENCODER
+from seewhere.pixels.recipe import PARTS as STAGE_PARTS
 from seewhere.pixels.recipe import SHIPPED_STAGES, TRAINING
 from seewhere.pixels.study import Study, gather
 
-SHIPPED = {"frozen": "frozen-on", "stage2": "2-on", "stage3": "3"}
+SHIPPED = {"frozen": f"frozen{STAGE_PARTS[-1]}", "stage2": f"2{STAGE_PARTS[-1]}", "stage3": "3"}
 """Name of a model in the package -> the last stage of its training."""
-TOLD = {"stage1": "1", "stage2": "2-on", "stage3": "3", "frozen": "frozen-on", "at-once": "at-once"}
+TOLD = {"stage1": "1", "stage2": SHIPPED["stage2"], "stage3": "3", "frozen": SHIPPED["frozen"], "at-once": "at-once"}
 """Name -> stage after which a model is asked in words."""
 ASKED = {"scenes": 6, "novel scenes": 3, "photographs": 0, "textures": 6}
 """Pictures of each set that the card's errors are of."""
@@ -63,14 +65,17 @@ def ship(
     study = Study.start(gather(list(pictures), pictures, [0]))
     for name in SHIPPED:
         study.ask(readers[name], name, progress)
-    first, second, second_on, third, frozen, frozen_on, at_once = (
-        history.read_history(place / history.FILE) for place in places(runs)
-    )
+    adapted, frozen = ([f"{stage}{part}" for part in STAGE_PARTS] for stage in ("2", "frozen"))
+    histories = {
+        "micro-pixels": ["1", *adapted, "3"],
+        "micro-pixels-frozen": ["1", *frozen],
+        "micro-pixels-at-once": ["at-once"],
+    }
     with storage.atomic_directory(target, overwrite=True) as work:
         pack({f"micro-pixels-{name}": readers[name].model for name in SHIPPED}, _room(made), Path(work))
-        first.followed_by(second).followed_by(second_on).followed_by(third).write(Path(work) / history.FILE)
-        first.followed_by(frozen).followed_by(frozen_on).write(Path(work) / history.FILES["micro-pixels-frozen"])
-        at_once.write(Path(work) / history.FILES["micro-pixels-at-once"])
+        for name, stages in histories.items():
+            seen = [history.read_history(place_of(stage, runs) / history.FILE) for stage in stages]
+            reduce(history.ReconstructionHistory.followed_by, seen).write(Path(work) / history.FILES[name])
         other_tasks.write(asked, Path(work))
         told = portable(made)
         storage.atomic_write_json(Path(work) / TRAINING, told)
@@ -108,12 +113,13 @@ def portable(made: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_fair(made: Mapping[str, Any]) -> None:
-    """Refuse a baseline that differs from stage 2, in either of its two parts, in more than its encoder.
+    """Refuse a baseline that differs from stage 2, in any of its parts, in more than its encoder.
 
     Raises:
         ValueError: the settings in which they differ.
     """
-    for part, apart in (("", {"adapt"}), ("-on", {"adapt", "start"})):
+    for part in STAGE_PARTS:
+        apart = {"adapt", "start"} if part else {"adapt"}
         second, frozen = made[f"stage2{part}"], made[f"frozen{part}"]
         odd = [
             f"{name} {frozen['settings'][name]!r} against {second['settings'][name]!r}"
@@ -185,8 +191,8 @@ def card(made: Mapping[str, Any], errors: pd.DataFrame, asked: pd.DataFrame, fol
 
 Three small vision-language models (`seewhere.models.micro_vlm`) that can be asked for the colour of a pixel, for
 boxes and in words: `micro-pixels-frozen` (its encoder was never trained for pixels), `micro-pixels-stage2` (it was)
-and `micro-pixels-stage3` (stage 2, then on with the encoder frozen). Stage 2 and the baseline were trained in two
-parts each; what ships is the end of the second (`-on`).
+and `micro-pixels-stage3` (stage 2, then on with the encoder frozen). Stage 2 and the baseline were trained in
+{len(STAGE_PARTS)} parts each; what ships is the end of the last (`{STAGE_PARTS[-1]}`).
 
 | | |
 | --- | --- |
@@ -229,4 +235,5 @@ two-dimensional cosines. All of it is the same in the frozen model and in the ad
 encoder keeps of a picture; not that a small Transformer finds by itself where to look.
 
 **What else differs from the paper.** The language model's own layers are trained in full and not by LoRA, tokens are
-not merged by four, a colour is learnt as a bell around its value among the 256 tokens of its place in the answer."""
+not merged by four, a colour is learnt as a bell around its value among the 256 tokens of its place in the answer, and
+so are a box's corners in the last part of stage 2 and in stage 3."""

@@ -14,6 +14,7 @@ clear one from the first step on.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -112,7 +113,9 @@ class PixelTraining(StepwiseTraining):
         )
         self._values = torch.stack([micro_vlm.token_ids(tokenizer, texts) for texts in micro_vlm.COLOURS]).to(device)
         self._sides = micro_vlm.token_ids(tokenizer, ("0", "1")).to(device)
-        self._bells = bells(settings.spread).to(device)
+        self._bells = bells(settings.spread, 256).to(device)
+        corners = micro_vlm.token_ids(tokenizer, micro_vlm.CORNERS).to(device)
+        self._near_corners = partial(near_loss, corners, bells(settings.corner_spread, len(corners)).to(device))
         optimizers = optimizers_of(self.model, settings.learning_rate, settings.weight_decay)
         super().__init__(settings, folder, self.model, optimizers)
 
@@ -193,7 +196,8 @@ class PixelTraining(StepwiseTraining):
             for place, scene in enumerate(scenes)
         ]
         before, _ = model.split_prompts(["<Img><ImageHere></Img>"])
-        return question_loss(model.language, model.prefix(tokens, before), collate_questions(samples))
+        questions = collate_questions(samples)
+        return question_loss(model.language, model.prefix(tokens, before), questions, loss=self._near_corners)
 
     def _states(self, tokens: torch.Tensor, task: str, questions: torch.Tensor) -> torch.Tensor:
         """Last hidden states (B, N, W, D) of questions (B, N, W), token ids, behind their images and a task's text."""
@@ -226,11 +230,27 @@ def body_of(language: Any) -> Any:
     return (language.get_base_model() if hasattr(language, "get_base_model") else language).model
 
 
-def bells(spread: float) -> torch.Tensor:
-    """What is learnt in place of a value: (256, 256), rows summing to 1, a bell of deviation `spread` around it."""
+def near_loss(values: torch.Tensor, near: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy, summed, that takes a value near the right one for nearly right.
+
+    Args:
+        values: tokens (K,) of a scale, in order; for every other token it is the plain cross-entropy.
+        near: (K, K), what is learnt in place of each; see `bells`.
+        logits: (N, V).
+        targets: (N,).
+    """
+    found = logits.log_softmax(dim=-1)
+    plain = -found.gather(1, targets[:, None]).squeeze(1)
+    is_value, place = (targets[:, None] == values).float().max(dim=1)
+    bell = -(near[place] * found[:, values]).sum(dim=1)
+    return torch.where(is_value > 0, bell, plain).sum()
+
+
+def bells(spread: float, values: int) -> torch.Tensor:
+    """What is learnt in place of a value: rows (values, values) that sum to 1, a bell of deviation `spread` each."""
     if spread == 0:
-        return torch.eye(256)
-    apart = torch.arange(256)[:, None] - torch.arange(256)
+        return torch.eye(values)
+    apart = torch.arange(values)[:, None] - torch.arange(values)
     rows = torch.exp(-0.5 * (apart / spread) ** 2)
     return rows / rows.sum(dim=1, keepdim=True)
 

@@ -240,11 +240,13 @@ def live_gains(
     frozen: str,
     origin: SegmentationOrigin,
     constant: str = segmentation.ConstantBox.name,
+    claim: str | None = "F21",
 ) -> list[results.Record]:
     """The shipped models asked here: cIoU, and P@1 of the box (F21), over all data and by each.
 
     F21 is two things: that the adapted model finds more boxes than the frozen one, and that it finds more than one box
-    for everything does, for else there is nothing to compare.
+    for everything does, for else there is nothing to compare. None as `claim` for a model that was trained for longer
+    than the frozen one: what it finds says nothing about the encoder.
     """
     found = []
     sides = {str(system): part for system, part in table[table.box == "found"].groupby("system")}
@@ -263,30 +265,35 @@ def live_gains(
             parts = [t if name == "all" else t[t.data == name] for t in (sides[adapted], sides[other])]
             hits = [part.sort_values(["seed", "data", "expression_id"]) for part in parts]
             better = metrics.paired_interval(hits[0].hit, hits[1].hit, hits[0].image_id.to_numpy()).scaled(100)
-            claim = "F21" if name == "all" else None
-            found.append(origin.record(better, claim, metric, data=name, systems=f"{adapted} - {other}"))
+            counts = claim if name == "all" else None
+            found.append(origin.record(better, counts, metric, data=name, systems=f"{adapted} - {other}"))
     return found
 
 
 def boxes_and_pixels_in_words(
-    table: pd.DataFrame, adapted: str, frozen: str, constant: str = segmentation.ConstantBox.name
+    table: pd.DataFrame, adapted: Sequence[str], frozen: str, constant: str = segmentation.ConstantBox.name
 ) -> str:
-    """What a wrong box costs and what wrong pixels cost, and whether any model beats a box that is simply filled."""
+    """What a wrong box costs and what wrong pixels cost, and whether any model beats a box that is simply filled.
+
+    Args:
+        table: predictions of the systems.
+        adapted: those that are held against `frozen`.
+        frozen: the baseline.
+        constant: who answers every phrase with one box, filled.
+    """
     lines = []
     for box, own in table.groupby("box", sort=False):
         scores = {str(name): segmentation.cumulative(part).value for name, part in own.groupby("system", sort=False)}
         said = ", ".join(f"{name} {value:.1f}" for name, value in scores.items())
-        gain = segmentation.gain(own[own.system == adapted], own[own.system == frozen])
-        lines.append(
-            f"{box} box, cIoU in percent: {said}; {adapted} minus {frozen}: "
-            f"{gain.value:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}]."
-        )
+        gains = {name: segmentation.gain(own[own.system == name], own[own.system == frozen]) for name in adapted}
+        apart = [f"{n} minus {frozen}: {g.value:+.1f} [{g.low:+.1f}, {g.high:+.1f}]" for n, g in gains.items()]
+        lines.append(f"{box} box, cIoU in percent: {said}; {'; '.join(apart)}.")
         best = max(value for name, value in scores.items() if name != constant)
         if box == "true" and constant in scores and best <= scores[constant]:
             lines.append(
-                f"Filling the true box scores {scores[constant]:.1f}, the better model's cells in it {best:.1f}: "
-                "neither can tell an object's pixels from its surroundings yet, and a difference between them is one "
-                "between two models that hardly do the task."
+                f"Filling the true box scores {scores[constant]:.1f}, the best model's cells in it {best:.1f}: none "
+                "of them can tell an object's pixels from its surroundings yet, and a difference between them is one "
+                "between models that hardly do the task."
             )
     return "\n".join(lines)
 
