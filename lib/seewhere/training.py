@@ -70,7 +70,7 @@ def answer_loss(
     inputs: Mapping[str, torch.Tensor],
     answer_tokens: torch.Tensor | int | None = None,
     head: Any = None,
-    loss: Loss | None = None,
+    loss: Loss = summed_cross_entropy,
 ) -> torch.Tensor:
     """Cross-entropy of the answer tokens, divided by `answer_tokens` (default: their number in `inputs`).
 
@@ -93,7 +93,7 @@ def answer_loss(
     with answers_only(head if head is not None else model, keep):
         others = {name: value for name, value in inputs.items() if name != "labels"}
         logits = model(**others, use_cache=False).logits
-    total = (loss or summed_cross_entropy)(logits.float(), targets)
+    total = loss(logits.float(), targets)
     return total / (answer_tokens if answer_tokens is not None else len(targets))
 
 

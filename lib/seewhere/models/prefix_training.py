@@ -17,7 +17,7 @@ import torch
 
 from seewhere.models.shared_attention import NAME, PackedQuestions
 from seewhere.packing import IGNORED, Questions, mask_of
-from seewhere.training import Loss, answer_loss
+from seewhere.training import Loss, answer_loss, summed_cross_entropy
 
 
 def question_loss(
@@ -25,7 +25,7 @@ def question_loss(
     prefix: torch.Tensor,
     questions: Questions,
     answer_tokens: torch.Tensor | int | None = None,
-    loss: Loss | None = None,
+    loss: Loss = summed_cross_entropy,
 ) -> torch.Tensor:
     """Mean cross-entropy of the answer tokens; see `training.answer_loss`.
 

@@ -37,6 +37,7 @@ from seewhere.packing import IGNORED, Questions, collate_questions
 from seewhere.pixels import mixture as asking
 from seewhere.pixels import pictures as sources
 from seewhere.pixels.recipe import PixelSettings
+from seewhere.training import Loss, summed_cross_entropy
 from seewhere.world.scenes import Scene
 
 FIRST_SCENE = 7_000_000
@@ -114,8 +115,10 @@ class PixelTraining(StepwiseTraining):
         self._values = torch.stack([micro_vlm.token_ids(tokenizer, texts) for texts in micro_vlm.COLOURS]).to(device)
         self._sides = micro_vlm.token_ids(tokenizer, ("0", "1")).to(device)
         self._bells = bells(settings.spread, 256).to(device)
-        corners = micro_vlm.token_ids(tokenizer, micro_vlm.CORNERS).to(device)
-        self._near_corners = partial(near_loss, corners, bells(settings.corner_spread, len(corners)).to(device))
+        self._words: Loss = summed_cross_entropy
+        if settings.corner_spread:
+            corners = micro_vlm.token_ids(tokenizer, micro_vlm.CORNERS).to(device)
+            self._words = partial(near_loss, corners, bells(settings.corner_spread, len(corners)).to(device))
         optimizers = optimizers_of(self.model, settings.learning_rate, settings.weight_decay)
         super().__init__(settings, folder, self.model, optimizers)
 
@@ -197,7 +200,7 @@ class PixelTraining(StepwiseTraining):
         ]
         before, _ = model.split_prompts(["<Img><ImageHere></Img>"])
         questions = collate_questions(samples)
-        return question_loss(model.language, model.prefix(tokens, before), questions, loss=self._near_corners)
+        return question_loss(model.language, model.prefix(tokens, before), questions, loss=self._words)
 
     def _states(self, tokens: torch.Tensor, task: str, questions: torch.Tensor) -> torch.Tensor:
         """Last hidden states (B, N, W, D) of questions (B, N, W), token ids, behind their images and a task's text."""
