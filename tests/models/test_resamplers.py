@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -19,7 +20,10 @@ from seewhere.models.micro_text import world_tokenizer
 from seewhere.models.protocols import FeatureModel
 from seewhere.models.resamplers import MicroPatches, MicroResampler, load_blip2_module, load_resampler, write_micro
 from seewhere.models.resampling import Resampler, fingerprint_of
+from seewhere.models.world_pairs import twist
 from seewhere.storage import read_json
+from seewhere.world.scenes import sample_scene
+from seewhere.world.sprites import load_sprites
 from tiny_blip import QUERIES, TEXTS, write_blip2, write_instructblip
 from transformers import Blip2ForImageTextRetrieval, InstructBlipForConditionalGeneration
 
@@ -76,6 +80,26 @@ def test_a_trained_folder_gives_tokens_of_every_layer(kind: str, trained: Traine
     matching = read_json(trained.folder(kind) / "training.json")["scores"]["matching"]
     assert 0 <= matching["blind"] <= 1 and matching["paired"] * 8 == round(matching["paired"] * 8)
     assert f"{matching['paired']:.3f} of the same 8 pairs" in card
+
+
+def test_matching_is_told_by_how_much_a_scene_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Scenes:
+        scenes = tuple(sample_scene(7_000_000 + i, load_sprites(), split="train") for i in range(150))
+        image_tokens = staticmethod(lambda rows: torch.arange(150.0)[rows])
+
+        def __len__(self) -> int:
+            return len(self.scenes)
+
+    def knows_only_full_scenes(training: object, tokens: torch.Tensor, statements: list[str]) -> torch.Tensor:
+        pairs = zip(tokens, statements, strict=True)
+        return torch.tensor([float(text in true) if full[int(i)] else 0.9 for i, text in pairs])
+
+    true = {twist(scene, Random(f"0 {i}")).true for i, scene in enumerate(Scenes.scenes)}
+    full = [len(scene.objects) > 5 for scene in Scenes.scenes]
+    monkeypatch.setattr(commands, "_match", knows_only_full_scenes)
+    found = commands.matching_scores(None, Scenes())  # type: ignore[arg-type]
+    assert found["by_objects"] == {"2-3": 0.5, "4-5": 0.5, "6-10": 1.0}
+    assert found["accuracy"] == pytest.approx(0.5 + sum(full) / 300)
 
 
 def test_few_bits_say_nearly_the_same_in_half_the_room(trained: Trained, tmp_path: Path) -> None:

@@ -32,11 +32,13 @@ from seewhere.models.stepwise import add_recipe_flags
 from seewhere.models.world_pairs import TWISTS, full_caption, twist
 
 Scores = dict[str, Any]
+CROWDS = ((2, 3), (4, 5), (6, 10))
+"""Fewest and most objects of the scenes that matching is told for: a statement that lists more can go wrong in more."""
 
 
 @torch.no_grad()
 def matching_scores(training: StageOneTraining | LanguageTraining, seen: data.SeenScenes, seed: int = 0) -> Scores:
-    """Return how well true statements are told from twisted ones: accuracy (0..1), by twist, blind, and paired.
+    """Return how well true statements are told from twisted ones: accuracy (0..1), by twist, by crowd, blind, paired.
 
     Each scene gives a true and a false statement, which differ in one word. Accuracy asks each alone, "true or not",
     at a probability of 0.5. Paired asks both and counts the scenes whose true one is found likelier, as benchmarks of
@@ -54,12 +56,15 @@ def matching_scores(training: StageOneTraining | LanguageTraining, seen: data.Se
             right.append((given[-1] > 0.5) == truth)
             blind.append((_match(training, tokens.roll(1, 0), statements) > 0.5) == truth)
         paired.append(given[0] > given[1])
-    kinds = [t.kind for start in range(0, len(seen), 128) for _ in (0, 1) for t in made[start : start + 128]]
+    asked = [i for start in range(0, len(seen), 128) for _ in (0, 1) for i in range(len(seen))[start : start + 128]]
+    kinds, crowd = np.array([made[i].kind for i in asked]), np.array([len(seen.scenes[i].objects) for i in asked])
     hits, guesses = torch.cat(right).float().numpy(), torch.cat(blind).float().numpy()
-    by_twist = {k: float(hits[np.array(kinds) == k].mean()) for k in TWISTS if k in kinds}
+    by_twist = {k: float(hits[kinds == k].mean()) for k in TWISTS if k in kinds}
+    parts = {f"{low}-{high}": (crowd >= low) & (crowd <= high) for low, high in CROWDS}
     return {
         "accuracy": float(hits.mean()),
         "by_twist": by_twist,
+        "by_objects": {name: float(hits[part].mean()) for name, part in parts.items() if part.any()},
         "blind": float(guesses.mean()),
         "paired": float(torch.cat(paired).float().mean()),
         "statements": len(hits),
@@ -165,7 +170,9 @@ def card_text(
     flags = command_flags(asdict(settings), asdict(ResamplerSettings()), names, ("steps", "seed"))
     flags += " --few-bits" if squeezed else ""
     matching = scores["matching"]
-    twists = ", ".join(f"{name} {value:.3f}" for name, value in matching["by_twist"].items())
+    twists, crowds = (
+        ", ".join(f"{name} {value:.3f}" for name, value in matching[by].items()) for by in ("by_twist", "by_objects")
+    )
     if "retrieval_at_1" in scores:
         own = (
             f"| image-to-text R@1 of contrast | {scores['retrieval_at_1']:.3f} of {scores['scenes']:,} unseen scenes |"
@@ -190,6 +197,7 @@ def card_text(
 (chance 0.5; with another scene's image {matching["blind"]:.3f}) |
 | which of the two is true | {matching["paired"]:.3f} of the same {matching["statements"] // 2:,} pairs (chance 0.5) |
 | by what was twisted | {twists} |
+| by the number of objects in the scene | {crowds} |
 {own}
 | size | {megabytes:.1f} MB, {"seven bits a number, rounded before scoring" if squeezed else "fp16"} |
 | sha256 of model.safetensors | `{digest}` |
