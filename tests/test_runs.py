@@ -4,6 +4,7 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
+import papermill
 import pytest
 import seewhere
 from seewhere import cli, parameters, results, runs, storage
@@ -20,6 +21,25 @@ kept = runs.record(metrics={"hits": 0.5 + seed}, predictions=pd.DataFrame({"phra
 @pytest.fixture
 def tiny(make_notebook: Maker, home: Path) -> Path:
     return make_notebook("01_tiny", 'seed = 0\npreset = "quick"', (RECORDING, "print('seed', seed)"))
+
+
+@pytest.mark.parametrize(("failures", "state"), [(2, "done"), (3, "failed")])
+def test_a_kernel_that_does_not_come_up_is_started_again(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int, state: str
+) -> None:
+    starts = []
+    real = papermill.execute_notebook
+
+    def ports_are_taken(*given: object, **named: object) -> object:
+        starts.append(1)
+        if len(starts) <= failures:
+            raise RuntimeError("Kernel died before replying to kernel_info")
+        return real(*given, **named)
+
+    monkeypatch.setattr(papermill, "execute_notebook", ports_are_taken)
+    run = runs.execute(tiny, {}, tmp_path / "out", progress=False)
+    assert run.state == state and len(starts) == 3
+    assert ("Kernel died" in run.error) == (state == "failed")
 
 
 def test_a_run_keeps_everything_that_its_numbers_depend_on(tiny: Path, tmp_path: Path) -> None:

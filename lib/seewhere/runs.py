@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 FOLDER_VARIABLE = "SEEWHERE_RUN_DIR"
 DONE, FAILED = "done", "failed"
+STARTS = 3
+"""How often a kernel is started that dies before its first cell."""
+_NEVER_STARTED = "Kernel died before replying"  # jupyter_client's words; it has no class for it
 
 
 class NotebookNotFound(ValueError):
@@ -220,15 +223,11 @@ def _environment(name: str, value: str) -> Iterator[None]:
 
 def _papermill(notebook: Path, folder: Path, values: Mapping[str, Any], progress: bool) -> dict[str, Any] | None:
     """Execute; the failing cell (its place in the file, its source, the error) or None."""
-    import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    output = folder / "notebook.ipynb"
     try:
         with _environment(FOLDER_VARIABLE, str(folder.resolve())):
-            papermill.execute_notebook(
-                str(notebook), str(output), parameters=dict(values), kernel_name="python3", progress_bar=progress
-            )
+            _started(notebook, folder / "notebook.ipynb", values, progress)
     except PapermillExecutionError as error:
         return {
             "cell": error.cell_index,
@@ -239,6 +238,21 @@ def _papermill(notebook: Path, folder: Path, values: Mapping[str, Any], progress
     except Exception as error:  # the kernel died or the notebook is broken: a failed run like any other
         return {"cell": None, "source": "", "type": type(error).__name__, "message": str(error)}
     return None
+
+
+def _started(notebook: Path, output: Path, values: Mapping[str, Any], progress: bool) -> None:
+    """Execute; anew where the kernel did not come up. Two that start at once may choose the same free ports."""
+    import papermill
+
+    for attempt in range(1, STARTS + 1):
+        try:
+            papermill.execute_notebook(
+                str(notebook), str(output), parameters=dict(values), kernel_name="python3", progress_bar=progress
+            )
+            return
+        except RuntimeError as error:
+            if _NEVER_STARTED not in str(error) or attempt == STARTS:
+                raise
 
 
 def _error_line(error: Mapping[str, Any] | None) -> str:
