@@ -251,8 +251,13 @@ def _started(notebook: Path, output: Path, values: Mapping[str, Any], progress: 
             )
             return
         except RuntimeError as error:
-            if _NEVER_STARTED not in str(error) or attempt == STARTS:
+            if _NEVER_STARTED not in str(error):
                 raise
+            if attempt == STARTS:
+                raise RuntimeError(
+                    f"{error}, {STARTS} times. Expected a python3 kernel with this environment's ipykernel: see "
+                    "whether the notebook opens in JupyterLab and whether memory is left; with --jobs, try fewer."
+                ) from error
 
 
 def _error_line(error: Mapping[str, Any] | None) -> str:

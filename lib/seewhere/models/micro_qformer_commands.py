@@ -46,19 +46,20 @@ def matching_scores(training: StageOneTraining | LanguageTraining, seen: data.Se
     means with another scene's image: what the words alone give away.
     """
     made = [twist(scene, Random(f"{seed} {i}")) for i, scene in enumerate(seen.scenes)]
-    right, blind, paired = [], [], []
+    right: dict[bool, list[Tensor]] = {True: [], False: []}
+    blind, paired = [], []
     for start in tqdm(range(0, len(seen), 128), desc="matching", leave=False):
         rows = slice(start, min(start + 128, len(seen)))
         tokens = seen.image_tokens(rows)
         given = []
         for statements, truth in (([t.true for t in made[rows]], True), ([t.false for t in made[rows]], False)):
             given.append(_match(training, tokens, statements))
-            right.append((given[-1] > 0.5) == truth)
+            right[truth].append((given[-1] > 0.5) == truth)
             blind.append((_match(training, tokens.roll(1, 0), statements) > 0.5) == truth)
         paired.append(given[0] > given[1])
-    asked = [i for start in range(0, len(seen), 128) for _ in (0, 1) for i in range(len(seen))[start : start + 128]]
-    kinds, crowd = np.array([made[i].kind for i in asked]), np.array([len(seen.scenes[i].objects) for i in asked])
-    hits, guesses = torch.cat(right).float().numpy(), torch.cat(blind).float().numpy()
+    # All true statements, then all false ones, each in the order of the scenes.
+    hits, guesses = torch.cat(right[True] + right[False]).float().numpy(), torch.cat(blind).float().numpy()
+    kinds, crowd = np.array([t.kind for t in made] * 2), np.array([len(s.objects) for s in seen.scenes] * 2)
     by_twist = {k: float(hits[kinds == k].mean()) for k in TWISTS if k in kinds}
     parts = {f"{low}-{high}": (crowd >= low) & (crowd <= high) for low, high in CROWDS}
     return {
