@@ -118,10 +118,51 @@ def test_packed_models_come_back_and_share_what_is_equal(
     assert micro_vlm_weights.fingerprint("a", tmp_path) != micro_vlm_weights.fingerprint("b", tmp_path)
     with pytest.raises(FileNotFoundError, match="holds a, b; no 'c'"):
         micro_vlm_weights.unpack("c", tmp_path)
+
+
+def test_what_training_changed_in_the_wired_layers_is_kept(
+    model: MiniGPT, room: micro_vlm_start.Room, tmp_path: Path
+) -> None:
+    import copy
+
+    other = copy.deepcopy(model)
+    torch.manual_seed(1)
+    layer = other.language.model.layers[1]
     with torch.no_grad():
-        other.language.model.layers[1].mlp.down_proj.weight.mul_(1.1)
-    with pytest.raises(ValueError, match=r"mlp.down_proj of layer 1"):
-        micro_vlm_weights.pack({"b": other}, room, tmp_path / "else")
+        for weight in layer.parameters():
+            weight.add_(0.02 * torch.randn_like(weight))
+    micro_vlm_weights.pack({"a": model, "b": other}, room, tmp_path)
+    stored = [key for key in micro_vlm_weights._stored(tmp_path)[0]["models"]["b"] if "model.layers.1." in key]
+    assert len(stored) == len(layer.state_dict())
+    first, second = (micro_vlm_weights.unpack(name, tmp_path).language.model.layers for name in "ab")
+    for name, wanted in layer.state_dict().items():
+        found, held = second[1].get_parameter(name), first[1].get_parameter(name)
+        apart = float((found - wanted).detach().norm() / (wanted - held).detach().norm())
+        assert apart < 0.1, f"{name}: {apart}"
+    for number in (0, 2):
+        for name in ("self_attn.o_proj.weight", "mlp.down_proj.weight"):
+            torch.testing.assert_close(
+                second[number].get_parameter(name), model.language.model.layers[number].get_parameter(name)
+            )
+
+
+def test_micro_clip_s_own_encoder_is_not_written_again(room: micro_vlm_start.Room, tmp_path: Path) -> None:
+    clip = MicroClip.load("micro-clip")
+    whole = micro_vlm.build(clip, np.stack([np.asarray(image) for image in textures(10)])).eval()
+    micro_vlm_weights.pack({"a": whole}, room, tmp_path)
+    found = micro_vlm_weights.unpack("a", tmp_path)
+    for name, value in whole.vision.state_dict().items():
+        assert torch.equal(found.vision.state_dict()[name], value), name
+    size = sum(value.numel() for value in whole.vision.state_dict().values())
+    left = sum(p.numel() for p in whole.parameters()) - size
+    assert (tmp_path / micro_vlm_weights.PARTS).stat().st_size < 1.2 * left
+    index = tmp_path / micro_vlm_weights.INDEX
+    text = index.read_text()
+    digest = micro_vlm_weights._stored(tmp_path)[0]["encoder"]
+    index.write_text(text.replace(digest, "0" * 64))
+    micro_vlm_weights._stored.cache_clear()
+    with pytest.raises(ValueError, match="encoder of another micro-clip"):
+        micro_vlm_weights.unpack("a", tmp_path)
 
 
 def test_names_and_folders(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Where the micro vision-language model starts to read places: with the look-up wired, not with what is to be seen.
 
 A Transformer of this size finds out late and slowly which of an image's tokens a question's coordinates mean. So three
-layers are put in front of the micro language model, whose values spell that out and are held; the micro language
-model's own layers follow and are trained.
+layers are put in front of the micro language model, whose values spell that out and are held until the last part of the
+training for pixels; the micro language model's own layers follow and are trained.
 
 * *Look back*: the tokens from which an answer is predicted collect the two coordinates.
 * *Fetch*: they meet the image's token in that column and row of patches and take over what it holds.
@@ -111,8 +111,13 @@ def cosines(side: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
 # ---------------------------------------------------------------------------------------------------- the layers
 
 
-def new_layers(model: Any, room: Room) -> list[LlamaDecoderLayer]:
+def new_layers(model: Any, room: Room, blank: bool = False) -> list[LlamaDecoderLayer]:
     """The three layers, wired for a model of the same shape (which is not changed).
+
+    Args:
+        model: Llama of the shape.
+        room: directions to wire them along.
+        blank: what is not wired is zero. By default it is drawn at random behind zeros, so that it can be learnt.
 
     Raises:
         ValueError: a model whose layers are too small for the wiring.
@@ -128,7 +133,8 @@ def new_layers(model: Any, room: Room) -> list[LlamaDecoderLayer]:
     layers = [LlamaDecoderLayer(config, i) for i in range(LAYERS)]
     for layer in layers:
         for name, weight in layer.named_parameters():
-            if name.endswith(("o_proj.weight", "down_proj.weight")) or name.endswith("bias"):
+            ends = ("o_proj.weight", "down_proj.weight", "bias")
+            if name.endswith(ends) or (blank and weight.ndim > 1):
                 weight.data.zero_()
     with torch.no_grad():
         _wire_look_back(layers[0], room)

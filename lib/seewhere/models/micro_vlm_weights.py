@@ -1,8 +1,8 @@
 """The shipped micro vision-language models in little space: few bits a number, and nothing stored twice.
 
-Three models of which two share an encoder, all share the layers that find a place, and none needs sixteen bits. The
-numbers are stored as `few_bits` does. The layers that find a place follow from the directions that they use
-(`micro_vlm_start.Room`), so only these are kept.
+Three models of which two share an encoder, the third has micro-CLIP's own, and none needs sixteen bits. The numbers are
+stored as `few_bits` does. The layers that find a place follow from the directions that they were wired along
+(`micro_vlm_start.Room`): these are kept, and what training has changed since, where it has changed anything.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaFo
 
 from seewhere import storage
 from seewhere.models import few_bits, micro_vlm, micro_vlm_start
-from seewhere.models.micro_clip import WEIGHTS
+from seewhere.models.micro_clip import NAME as CLIP
+from seewhere.models.micro_clip import WEIGHTS, MicroClip, shipped_folder
 from seewhere.models.minigpt import MiniGPT, MiniGPTSettings
 from seewhere.models.registry import MINIGPTS
 
@@ -27,33 +28,37 @@ FOLDER = WEIGHTS / "micro-pixels"
 STEP = 0.1
 """Width of the levels of a matrix, as a share of its rows' root mean square: five bits and a half a number. RE rises by
 one or two in a hundred for it, by four at 0.16."""
+CHANGE_STEP = 0.2
+"""The same of what training has changed in the layers that find a place: a rounded change is a small error."""
 INDEX, PARTS = "index.json", "parts.safetensors"
 _READING = tuple(f"language.model.layers.{i}." for i in range(micro_vlm.READING))
+_VISION = "vision."
 _TIED = "language.lm_head.weight"
 
 
 def pack(models: Mapping[str, MiniGPT], room: micro_vlm_start.Room, folder: Path = FOLDER) -> None:
-    """Write models into one folder; parts that are equal are written once.
+    """Write models into one folder; parts that are equal are written once, and the shipped micro-CLIP's not at all.
 
     Args:
         models: by name.
         room: the directions that their first layers were wired along.
         folder: where they go.
-
-    Raises:
-        ValueError: a model whose first layers are not those of `room`.
     """
     from safetensors.torch import save_file  # slow to import
 
+    encoder = _encoder()
     parts: dict[str, torch.Tensor] = {f"room.{f.name}": getattr(room, f.name).contiguous() for f in fields(room)}
-    index: dict[str, Any] = {"models": {}}
+    index: dict[str, Any] = {"models": {}, "encoder": _encoder_hash()}
     for name, model in models.items():
-        _check_reading(model, room)
         held: dict[str, str] = {}
-        for key, tensor in model.state_dict().items():
-            if key.startswith(_READING) or key == _TIED:
+        changes = _changes(model, room)
+        for key, tensor in (model.state_dict() | changes).items():
+            if key == _TIED or (key.startswith(_READING) and key not in changes):
                 continue
-            stored = few_bits.squeeze(tensor, STEP)
+            if key in encoder and torch.equal(tensor.cpu().float(), encoder[key]):
+                held[key] = CLIP
+                continue
+            stored = few_bits.squeeze(tensor, CHANGE_STEP if key in changes else STEP)
             content = b"".join(part.numpy().tobytes() for part in stored.values())
             digest = hashlib.sha256(content).hexdigest()[:16]
             held[key] = digest
@@ -68,16 +73,42 @@ def pack(models: Mapping[str, MiniGPT], room: micro_vlm_start.Room, folder: Path
     storage.atomic_write_json(folder / INDEX, index)
 
 
-def _check_reading(model: MiniGPT, room: micro_vlm_start.Room) -> None:
-    """Compare what the model's first layers do with what the wiring says: the parts that anything comes out of."""
+def _changes(model: MiniGPT, room: micro_vlm_start.Room) -> dict[str, torch.Tensor]:
+    """Parameters of the first layers minus what was wired: of the layers that do anything else than that.
+
+    A layer does what its last matrices let out; what is drawn at random behind zeros is no change.
+    """
     language: Any = model.language
-    wired = micro_vlm_start.new_layers(language, room)
-    for number, layer in enumerate(wired):
+    found: dict[str, torch.Tensor] = {}
+    for number, wired in enumerate(micro_vlm_start.new_layers(language, room, blank=True)):
         held = language.model.layers[number]
-        for name in ("self_attn.o_proj", "mlp.down_proj"):
-            ours, theirs = layer.get_parameter(f"{name}.weight"), held.get_parameter(f"{name}.weight")
-            if not torch.allclose(ours, theirs, rtol=2e-3, atol=2e-3 * float(ours.detach().abs().max()) + 1e-6):
-                raise ValueError(f"{model.name}: {name} of layer {number} is not what these directions give")
+        if all(_close(held.get_parameter(name), wired.get_parameter(name)) for name in _LETTING_OUT):
+            continue
+        own = held.state_dict()
+        found |= {
+            f"{_READING[number]}{name}": own[name].cpu().float() - value for name, value in wired.state_dict().items()
+        }
+    return found
+
+
+_LETTING_OUT = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
+
+
+def _close(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    ours = ours.detach().cpu().float()
+    return torch.allclose(ours, theirs, rtol=2e-3, atol=2e-3 * float(theirs.detach().abs().max()) + 1e-6)
+
+
+@cache
+def _encoder() -> dict[str, torch.Tensor]:
+    """The shipped micro-CLIP's image tower by the names that its parameters have in a model here."""
+    clip: Any = MicroClip.load(CLIP).model
+    return {f"{_VISION}{key}": value.float() for key, value in clip.vision_model.state_dict().items()}
+
+
+@cache
+def _encoder_hash() -> str:
+    return storage.hash_file(shipped_folder(CLIP, "seewhere train clip --out FOLDER") / "model.safetensors")
 
 
 @cache
@@ -94,6 +125,7 @@ def unpack(name: str, folder: Path = FOLDER) -> MiniGPT:
 
     Raises:
         FileNotFoundError: the folder does not hold packed models, or none of this name.
+        ValueError: made for another tokenizer or another micro-CLIP than those of this installation.
     """
     index, parts = _stored(folder)
     if name not in index["models"]:
@@ -108,12 +140,22 @@ def unpack(name: str, folder: Path = FOLDER) -> MiniGPT:
             f"{len(model.tokenizer)}: they were made for another one"
         )
     state = model.state_dict()
-    for key, digest in index["models"][name].items():
-        kinds = {kind: parts[f"{digest}.{kind}"] for kind in ("half", "whole", "scale") if f"{digest}.{kind}" in parts}
-        state[key].copy_(few_bits.expand(kinds, state[key].shape))
+    held = index["models"][name]
+    if CLIP in held.values() and index["encoder"] != _encoder_hash():
+        raise ValueError(f"{folder}: {name} has the encoder of another {CLIP} than the one of this installation")
     room = micro_vlm_start.Room(**{f.name: parts[f"room.{f.name}"] for f in fields(micro_vlm_start.Room)})
-    for target, layer in zip(language.model.layers, micro_vlm_start.new_layers(language, room), strict=False):
+    for target, layer in zip(
+        language.model.layers, micro_vlm_start.new_layers(language, room, blank=True), strict=False
+    ):
         target.load_state_dict(layer.state_dict())
+    for key, digest in held.items():
+        if digest == CLIP:
+            state[key].copy_(_encoder()[key])
+            continue
+        kinds = {kind: parts[f"{digest}.{kind}"] for kind in ("half", "whole", "scale") if f"{digest}.{kind}" in parts}
+        if not key.startswith(_READING):
+            state[key].zero_()  # else it is a change of what was wired
+        state[key].add_(few_bits.expand(kinds, state[key].shape))
     return model.eval()
 
 
@@ -126,5 +168,8 @@ def fingerprint(name: str, folder: Path = FOLDER) -> str:
     index, _ = _stored(folder)
     if name not in index["models"]:
         raise FileNotFoundError(f"no shipped model {name!r}; expected one of {', '.join(MINIGPTS)}")
-    text = "".join(f"{key}{digest}" for key, digest in sorted(index["models"][name].items()))
+    held = index["models"][name]
+    text = "".join(f"{key}{digest}" for key, digest in sorted(held.items()))
+    if CLIP in held.values():
+        text += str(index["encoder"])
     return hashlib.sha256(text.encode()).hexdigest()

@@ -230,10 +230,10 @@ NETWORK = (
 )
 PROSE = """**How they start.** Not at random (`seewhere.models.micro_vlm_start`). Three layers in front of the language
 model's find the patch and the cell that a question means and read a colour off what the image's token holds; they
-are set by hand and held. The connector starts as the least squares from the frozen encoder's tokens to each patch's
+are set by hand, held through all parts but the last, and trained with the rest in that one. The connector starts as the least squares from the frozen encoder's tokens to each patch's
 two-dimensional cosines. All of it is the same in the frozen model and in the adapted ones. What they show is what an
 encoder keeps of a picture; not that a small Transformer finds by itself where to look.
 
 **What else differs from the paper.** The language model's own layers are trained in full and not by LoRA, tokens are
 not merged by four, a colour is learnt as a bell around its value among the 256 tokens of its place in the answer, and
-so are a box's corners in the last part of stage 2 and in stage 3."""
+so are a box's corners in the last two parts of stage 2 and in stage 3."""

@@ -7,8 +7,9 @@ how often and at which rate stands in the recipe (`seewhere.pixels.recipe`).
 
 Where the paper adapts its language model by LoRA, all of ours is trained (of a width of 192, rank 64 would save little)
 unless `lora_rank` asks for it, but for the three layers that find a place: these keep what
-`seewhere.models.micro_vlm_start` set. Trained, they lost it before they were of use; held, the encoder's gradient is a
-clear one from the first step on.
+`seewhere.models.micro_vlm_start` set. Trained from the start, they lost it before they were of use; held, the encoder's
+gradient is a clear one from the first step on. In the last part of stage 2 (and of the baseline) they learn too: by
+then the tokens hold more of a picture than the wiring reads.
 """
 
 from __future__ import annotations
@@ -99,10 +100,10 @@ class PixelTraining(StepwiseTraining):
         self.model = (model or start_model(settings, self.scenes)).to(device)
         self.model.requires_grad_(True)
         self.model.vision.requires_grad_(settings.adapt)
-        # The layers that find a place are right as they are; only what is found, and what is made of it, is learnt.
-        self.model.language.model.layers[: micro_vlm.READING].requires_grad_(False)
+        held = 0 if settings.reading else micro_vlm.READING
+        self.model.language.model.layers[:held].requires_grad_(False)
         if settings.lora_rank:
-            self.model.language = with_lora(self.model.language, settings.lora_rank)
+            self.model.language = with_lora(self.model.language, settings.lora_rank, held)
         for name, parameter in self.model.vision.named_parameters():
             # Positions are fixed by construction, and what comes after the last layer is not read.
             if "position_embedding" in name or "post_layernorm" in name or "class_embedding" in name:
@@ -214,13 +215,13 @@ class PixelTraining(StepwiseTraining):
         return states[:, -count * width :].reshape(batch, count, width, -1)
 
 
-def with_lora(language: Any, rank: int) -> Any:
-    """Return the language model with LoRA on its own layers, those behind the wired ones; the rest of these is held.
+def with_lora(language: Any, rank: int, first: int = micro_vlm.READING) -> Any:
+    """Return the language model with LoRA on its layers from `first` on (by default its own); the rest is held.
 
     Scale and dropout are in the paper's proportion (rank 64, alpha 16, dropout 0.05). Embeddings go on learning: the
     tokens of places and colours are new. `MiniGPT.write` merges what was learnt.
     """
-    own = range(micro_vlm.READING, len(language.model.layers))
+    own = range(first, len(language.model.layers))
     kinds = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
     targets = [f"model.layers.{number}.{kind}" for number in own for kind in kinds]
     adapted = add_lora(language, rank, max(1, rank // 4), 0.05, targets)
