@@ -132,6 +132,9 @@ def test_what_training_changed_in_the_wired_layers_is_kept(
         for weight in layer.parameters():
             weight.add_(0.02 * torch.randn_like(weight))
     micro_vlm_weights.pack({"a": model, "b": other}, room, tmp_path)
+    micro_vlm_weights.check_wired(model, room)
+    with pytest.raises(ValueError, match=r"o_proj.weight, mlp.down_proj.weight of layer 1 is not what"):
+        micro_vlm_weights.check_wired(other, room)
     stored = [key for key in micro_vlm_weights._stored(tmp_path)[0]["models"]["b"] if "model.layers.1." in key]
     assert len(stored) == len(layer.state_dict())
     first, second = (micro_vlm_weights.unpack(name, tmp_path).language.model.layers for name in "ab")

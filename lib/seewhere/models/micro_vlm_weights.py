@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
 from seewhere import storage
@@ -82,21 +83,30 @@ def _changes(model: MiniGPT, room: micro_vlm_start.Room) -> dict[str, torch.Tens
     found: dict[str, torch.Tensor] = {}
     for number, wired in enumerate(micro_vlm_start.new_layers(language, room, blank=True)):
         held = language.model.layers[number]
-        if all(_close(held.get_parameter(name), wired.get_parameter(name)) for name in _LETTING_OUT):
-            continue
-        own = held.state_dict()
-        found |= {
-            f"{_READING[number]}{name}": own[name].cpu().float() - value for name, value in wired.state_dict().items()
-        }
+        if any(_differs(held, wired, name) for name in _LETTING_OUT):
+            own = held.state_dict()
+            found |= {f"{_READING[number]}{k}": own[k].cpu().float() - v for k, v in wired.state_dict().items()}
     return found
+
+
+def check_wired(model: MiniGPT, room: micro_vlm_start.Room) -> None:
+    """Refuse directions other than those that a model, whose first layers were held, is wired along.
+
+    Raises:
+        ValueError: what of which layer is not as wired.
+    """
+    language: Any = model.language
+    for number, wired in enumerate(micro_vlm_start.new_layers(language, room, blank=True)):
+        if odd := [name for name in _LETTING_OUT if _differs(language.model.layers[number], wired, name)]:
+            raise ValueError(f"{model.name}: {', '.join(odd)} of layer {number} is not what these directions give")
 
 
 _LETTING_OUT = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
 
 
-def _close(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
-    ours = ours.detach().cpu().float()
-    return torch.allclose(ours, theirs, rtol=2e-3, atol=2e-3 * float(theirs.detach().abs().max()) + 1e-6)
+def _differs(held: nn.Module, wired: nn.Module, name: str) -> bool:
+    ours, theirs = (layer.get_parameter(name).detach().cpu().float() for layer in (held, wired))
+    return not torch.allclose(ours, theirs, rtol=2e-3, atol=2e-3 * float(theirs.abs().max()) + 1e-6)
 
 
 @cache

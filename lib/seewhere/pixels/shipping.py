@@ -15,7 +15,7 @@ import pandas as pd
 from seewhere import storage
 from seewhere.models import micro_vlm, micro_vlm_start
 from seewhere.models.micro_clip import shipped_folder
-from seewhere.models.micro_vlm_weights import FOLDER, PARTS, pack
+from seewhere.models.micro_vlm_weights import FOLDER, PARTS, check_wired, pack
 from seewhere.models.minigpt import SETTINGS_FILE, MiniGPT
 from seewhere.models.packed_folders import plain
 from seewhere.pixels import history, other_tasks
@@ -54,13 +54,16 @@ def ship(
 
     Raises:
         FileNotFoundError: a stage that is not finished.
-        ValueError: a frozen baseline that differs from stage 2 in more than its encoder.
+        ValueError: a frozen baseline that differs from stage 2 in more than its encoder, or a first stage that was
+            wired for another language model.
     """
     made = read_runs(runs)
     check_fair(made)
     readers = {
         name: PixelReader(MiniGPT.load(place_of(stage, runs) / "model"), progress=False) for name, stage in TOLD.items()
     }
+    room = _room(made)
+    check_wired(readers["stage1"].model, room)
     asked = other_tasks.rows(readers, scenes, progress=progress)
     study = Study.start(gather(list(pictures), pictures, [0]))
     for name in SHIPPED:
@@ -72,7 +75,7 @@ def ship(
         "micro-pixels-at-once": ["at-once"],
     }
     with storage.atomic_directory(target, overwrite=True) as work:
-        pack({f"micro-pixels-{name}": readers[name].model for name in SHIPPED}, _room(made), Path(work))
+        pack({f"micro-pixels-{name}": readers[name].model for name in SHIPPED}, room, Path(work))
         for name, stages in histories.items():
             seen = [history.read_history(place_of(stage, runs) / history.FILE) for stage in stages]
             reduce(history.ReconstructionHistory.followed_by, seen).write(Path(work) / history.FILES[name])
@@ -164,9 +167,19 @@ def _stages(made: Mapping[str, Any]) -> str:
         encoder = "trained" if own["adapt"] else "frozen"
         start = own["start"] or "new"
         lines.append(
-            f"| {name} | {start} | {encoder} | {own['steps']} | {shares} | {asked} | {own['learning_rate']:g} |"
+            f"| {name} | {start} | {encoder} | {own['steps']} | {shares} | {asked} | {own['learning_rate']:g} | "
+            f"{'trained' if own.get('reading') else 'held'} |"
         )
-    columns = ("stage", "begins with", "encoder", "steps", "pictures by task", "colours/masks/words a picture", "rate")
+    columns = (
+        "stage",
+        "begins with",
+        "encoder",
+        "steps",
+        "pictures by task",
+        "colours/masks/words a picture",
+        "rate",
+        "wired",
+    )
     return f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}\n" + "\n".join(lines)
 
 
@@ -230,9 +243,10 @@ NETWORK = (
 )
 PROSE = """**How they start.** Not at random (`seewhere.models.micro_vlm_start`). Three layers in front of the language
 model's find the patch and the cell that a question means and read a colour off what the image's token holds; they
-are set by hand, held through all parts but the last, and trained with the rest in that one. The connector starts as the least squares from the frozen encoder's tokens to each patch's
-two-dimensional cosines. All of it is the same in the frozen model and in the adapted ones. What they show is what an
-encoder keeps of a picture; not that a small Transformer finds by itself where to look.
+are set by hand, held, and trained with the rest only in the last part. The connector starts as the least squares from
+the frozen encoder's tokens to each patch's two-dimensional cosines. All of it is the same in the frozen model and in
+the adapted ones. What they show is what an encoder keeps of a picture; not that a small Transformer finds by itself
+where to look.
 
 **What else differs from the paper.** The language model's own layers are trained in full and not by LoRA, tokens are
 not merged by four, a colour is learnt as a bell around its value among the 256 tokens of its place in the answer, and
