@@ -155,3 +155,19 @@ def test_a_recipe_of_the_papers_stages_serves_the_arms_and_not_all(tmp_path: Pat
     missing = "2-on, 2-end, 2-last, frozen-on, frozen-end, frozen-last, at-once"
     with pytest.raises(ValueError, match=rf"own.toml: expected the stages .*missing: {missing}"):
         call("--stage", "all", "--recipe", str(path), "--out", str(tmp_path))
+
+
+def test_a_stage_of_a_recipe_of_ones_own_is_trained_and_an_unknown_one_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "own.toml"
+    own = '[stages.2-more]\nlike = "2"\nafter = "2"\nsteps = 7\n\n'
+    path.write_text(recipe.PACKAGED.read_text().replace("[stages.3]", f"{own}[stages.3]"))
+    monkeypatch.setattr(commands, "PixelTraining", _Training)
+    monkeypatch.setattr(commands, "train", lambda *_: None)
+    _Training.made.clear()
+    flags = ("--stage", "2-more", "--start", "two", "--out", str(tmp_path / "more"))
+    assert call(*flags, "--recipe", str(path)) == 0
+    assert [(made.steps, made.start, made.adapt) for made in _Training.made] == [(7, "two", True)]
+    with pytest.raises(ValueError, match=r"has no stage '2-more'; it has 1, 2, 2-on"):
+        call(*flags)

@@ -95,9 +95,8 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser("pixels", help="train the micro vision-language model to read pixels, in stages")
     parser.add_argument(
         "--stage",
-        choices=[ALL, *known.stages],
         required=True,
-        help=f"what is trained; all: {', '.join(SHIPPED_STAGES)}",
+        help=f"a stage of the recipe (the default one's: {', '.join(known.stages)}), or {ALL}",
     )
     parser.add_argument("--start", default="", help="name or folder of the model to go on from (default: a new one)")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, log, history and model/")
