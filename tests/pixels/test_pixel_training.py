@@ -200,8 +200,42 @@ def test_snapshots_are_kept_and_not_taken_twice(
     assert found.questions[-1] == 2 * 5
     both = found.followed_by(found)
     assert len(both.steps) == 2 * len(found.steps)
+    later = dataclasses.replace(found, stages=np.array(["2-end"] * len(found.steps)))
+    thin = found.followed_by(later).without_middles(["2-end", "x"])
+    assert thin.stages.tolist() == [*found.stages.tolist(), "2-end"] and len(found.steps) > 1
+    assert thin.steps[-1] == found.steps[-1] and np.array_equal(thin.reconstructions[-1], found.reconstructions[-1])
     with pytest.raises(FileNotFoundError, match="no history 'x'"):
         history.load_history("x")
+
+
+@pytest.mark.parametrize("lora", [0, 2])
+def test_the_mean_of_before_and_after_is_kept_once(
+    folder: Path, scenes: WorldPairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: int
+) -> None:
+    settings = dataclasses.replace(SMALL, mixture={"colour": 1.0}, steps=2, images=1, lora_rank=lora, averaged=True)
+    monkeypatch.setattr(history, "shown_pictures", lambda: {"a texture": textures(1)[0]})
+
+    def weights(model: MiniGPT, place: str) -> torch.Tensor:
+        language = MiniGPT.load(model.write(tmp_path / place, torch.float32)).language
+        return torch.cat([p.flatten() for p in language.state_dict().values()])
+
+    def started() -> PixelTraining:
+        torch.manual_seed(0)
+        return PixelTraining(settings, tmp_path / "run", scenes, model=MiniGPT.load(folder))
+
+    training = started()
+    before = weights(training.model, "before")
+    training.run(progress=False)
+    after = weights(training.model, "after")
+    assert float((after - before).abs().max()) > 1e-4
+    for number in range(
+        2
+    ):  # the second as after a kill behind the last snapshot: what is on disk is of before the mean
+        again = started()
+        train(again, "1", tmp_path / "run", progress=False)
+        torch.testing.assert_close(weights(again.model, f"mean {number}"), (before + after) / 2, rtol=1e-4, atol=1e-6)
+    last = history.read_history(tmp_path / "run" / history.FILE).reconstructions[-1]
+    assert np.array_equal(last[0], PixelReader(again.model, progress=False).reconstruct([textures(1)[0]])[0])
 
 
 def test_boxes_and_masks_lie_in_the_picture(folder: Path) -> None:

@@ -17,13 +17,16 @@ def test_the_baseline_differs_from_stage_2_in_its_encoder_alone() -> None:
     assert dataclasses.replace(frozen, adapt=True) == second == dataclasses.replace(at_once, steps=second.steps)
     for part in recipe.PARTS[1:]:
         assert dataclasses.replace(known.stages[f"frozen{part}"], adapt=True) == known.stages[f"2{part}"] != second
-    adapted = {"2": "1", "2-on": "2", "2-end": "2-on", "2-last": "2-end", "3": "2-last"}
+    adapted = {"2": "1", "2-on": "2", "2-end": "2-on", "2-last": "2-end", "2-fine": "2-last", "3": "2-fine"}
     baseline = {"frozen": "1", "frozen-on": "frozen", "frozen-end": "frozen-on", "frozen-last": "frozen-end"}
+    baseline |= {"frozen-fine": "frozen-last"}
     assert known.after == {"1": "", **adapted, **baseline, "at-once": ""}
     assert {recipe.whole(name) for name in known.stages} == {"1", "2", "3", "frozen", "at-once"}
-    own = {"adapt", "steps", "mixture", "seed", "corner_spread", "reading", "learning_rate"}
+    own = {"adapt", "steps", "mixture", "seed", "corner_spread", "reading", "learning_rate", "averaged", "images"}
     same = {f.name for f in dataclasses.fields(second)} - own
-    assert {name for name, stage in known.stages.items() if stage.reading} == {"2-last", "frozen-last"}
+    late = {f"{stage}{part}" for stage in ("2", "frozen") for part in recipe.PARTS[-2:]}
+    assert {name for name, stage in known.stages.items() if stage.reading} == late
+    assert {name for name, stage in known.stages.items() if stage.averaged} == {"2-fine", "frozen-fine"}
     for stage in known.stages.values():
         assert all(getattr(stage, name) == getattr(second, name) for name in same)
     assert known.stages["3"].mixture["colour"] < second.mixture["colour"]
@@ -124,20 +127,20 @@ def test_one_call_makes_all_stages_each_from_the_one_before_it(
     monkeypatch.setattr(commands, "train", lambda *_: None)
     _Training.made.clear()
     assert call("--stage", "all", "--out", str(tmp_path), "--scenes", "50") == 0
-    one, two, two_on, _, _, _, frozen, frozen_on, _, _, at_once = _Training.made
+    one, two, two_on, _, _, _, _, frozen, frozen_on, _, _, _, at_once = _Training.made
     starts = [Path(stage.start).parent.name for stage in _Training.made]
     assert one.start == "" and two_on.start == str(tmp_path / "stage2" / "model")
-    adapted = ["stage1", "stage2", "stage2-on", "stage2-end", "stage2-last"]
-    assert starts == ["", *adapted, "stage1", "frozen", "frozen-on", "frozen-end", ""]
+    adapted = ["stage1", "stage2", "stage2-on", "stage2-end", "stage2-last", "stage2-fine"]
+    assert starts == ["", *adapted, "stage1", "frozen", "frozen-on", "frozen-end", "frozen-last", ""]
     assert at_once.adapt and not one.adapt
     assert {stage.scenes for stage in _Training.made} == {50}
     assert dataclasses.replace(frozen, adapt=True) == two
     assert dataclasses.replace(frozen_on, adapt=True, start=two_on.start) == two_on != two
     changed = recipe.load().changed(scenes=50)
-    chain = ("1", "2", "2-on", "2-end", "2-last", "3")
+    chain = ("1", "2", "2-on", "2-end", "2-last", "2-fine", "3")
     recipe.check_made(str(tmp_path / "stage3" / "model"), [changed.stages[name] for name in chain])
     call("--stage", "all", "--out", str(tmp_path), "--scenes", "50")
-    assert len(_Training.made) == 11 and "stage frozen is done" in capsys.readouterr().out
+    assert len(_Training.made) == 13 and "stage frozen is done" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"finished stage of other settings .*scenes 50 instead of 60"):
         call("--stage", "1", "--out", str(tmp_path / "stage1"), "--scenes", "60")
     with pytest.raises(ValueError, match="goes on from stage 1: give its model with --start"):
@@ -150,9 +153,9 @@ def test_a_recipe_of_the_papers_stages_serves_the_arms_and_not_all(tmp_path: Pat
     text = recipe.PACKAGED.read_text()
     kept = [part for part in text.split("\n[") if not part.startswith(("stages.2-", "stages.frozen-", "stages.at"))]
     path = tmp_path / "own.toml"
-    path.write_text("\n[".join(kept).replace('after = "2-last"', 'after = "2"'))
+    path.write_text("\n[".join(kept).replace('after = "2-fine"', 'after = "2"'))
     assert tuple(recipe.load(path).stages) == recipe.REQUIRED
-    missing = "2-on, 2-end, 2-last, frozen-on, frozen-end, frozen-last, at-once"
+    missing = "2-on, 2-end, 2-last, 2-fine, frozen-on, frozen-end, frozen-last, frozen-fine, at-once"
     with pytest.raises(ValueError, match=rf"own.toml: expected the stages .*missing: {missing}"):
         call("--stage", "all", "--recipe", str(path), "--out", str(tmp_path))
 

@@ -23,8 +23,9 @@ def runs(tmp_path: Path) -> Path:
     clip.write(tmp_path / "clip")
     model = micro_vlm.build(clip, np.stack([np.asarray(image) for image in textures(10)]))
     known, before = recipe.load().changed(clip=str(tmp_path / "clip")), {
-        "1": "", "2": "stage1", "2-on": "stage2", "2-end": "stage2-on", "2-last": "stage2-end", "3": "stage2-last",
-        "frozen-on": "frozen", "frozen-end": "frozen-on", "frozen-last": "frozen-end", "at-once": ""
+        "1": "", "2": "stage1", "2-on": "stage2", "2-end": "stage2-on", "2-last": "stage2-end", "2-fine": "stage2-last",
+        "3": "stage2-fine", "frozen-on": "frozen", "frozen-end": "frozen-on", "frozen-last": "frozen-end",
+        "frozen-fine": "frozen-last", "at-once": ""
     }  # fmt: skip
     shown = {"a texture": textures(1, seed=3)[0]}
     for name, place in zip(shipping.SHIPPED_STAGES, shipping.places(tmp_path / "runs"), strict=True):
@@ -48,22 +49,29 @@ def test_finished_stages_are_packed_with_a_card(runs: Path, tmp_path: Path, monk
     assert not (target / "old").exists(), "nothing of an earlier shipment stays"
     reader = micro_vlm_weights.unpack("micro-pixels-stage3", target)
     assert reader.tokens == 64
-    assert history.read_history(target / history.FILE).stages.tolist() == ["1", "2", "2-on", "2-end", "2-last", "3"]
+    parts = ["1", "2", "2-on", "2-end", "2-last", "2-fine", "3"]
+    assert history.read_history(target / history.FILE).stages.tolist() == parts
     assert history.read_history(target / history.FILES["micro-pixels-frozen"]).stages.tolist() == [
         "1",
         "frozen",
         "frozen-on",
         "frozen-end",
         "frozen-last",
+        "frozen-fine",
     ]
     told = other_tasks.shipped_rows(target)
     assert told.model.unique().tolist() == ["stage1", "stage2", "stage3", "frozen", "at-once"]
     card = (target / "README.md").read_text()
-    assert "| stage2 | stage1 | trained | 2000 | colour 0.5, mask 0.15, refer 0.2" in card
-    assert "| frozen | stage1 | frozen | 2000 | colour 0.5, mask 0.15, refer 0.2" in card
-    assert "| stage2-on | stage2 | trained | 3000 |" in card and "| frozen-on | frozen | frozen | 3000 |" in card
-    assert "in\n4 parts each; what ships is the end of the last (`-last`)" in card
-    assert "9 scenes, 4 textures" in card and "| blur 8x8 |" in card and "| 64/48/12 | 0.0015 |" in card
+    assert "| stage2 | stage1 | trained | 2000 x 8 | colour 0.5, mask 0.15, refer 0.2" in card
+    assert "| frozen | stage1 | frozen | 2000 x 8 | colour 0.5, mask 0.15, refer 0.2" in card
+    assert (
+        "| stage2-on | stage2 | trained | 3000 x 8 |" in card and "| frozen-on | frozen | frozen | 3000 x 8 |" in card
+    )
+    assert "in\n5 parts each; what ships is the end of the last (`-fine`)" in card
+    assert (
+        "9 scenes, 4 textures" in card and "| blur 8x8 |" in card and "| 64/48/12 | 0.0015 | held | the last |" in card
+    )
+    assert "| 700 x 16 |" in card and "| 0.0006 | trained | mean with the first |" in card
     monkeypatch.setattr(readers, "FOLDER", target)
     account = readers.how_trained(["micro-pixels-stage2"]).splitlines()
     assert account[0].startswith(f"encoder at the start: {tmp_path / 'clip'}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +68,15 @@ class ReconstructionHistory:
             for name in ("steps", "stages", "questions", "reconstructions", "errors")
         }
         return ReconstructionHistory(names=self.names, targets=self.targets, **joined)
+
+    def without_middles(self, stages: Collection[str]) -> ReconstructionHistory:
+        """The same with only the last snapshot of each of some stages."""
+        last = {str(stage): row for row, stage in enumerate(self.stages)}
+        kept = [row for row, stage in enumerate(self.stages) if stage not in stages or last[str(stage)] == row]
+        chosen = {
+            name: getattr(self, name)[kept] for name in ("steps", "stages", "questions", "reconstructions", "errors")
+        }
+        return ReconstructionHistory(names=self.names, targets=self.targets, **chosen)
 
     def write(self, path: Path) -> None:
         """Write the history as one compressed file, whole or not at all."""

@@ -19,7 +19,7 @@ from seewhere.pixels.mixture import check_mixture
 PACKAGED = presets.FOLDER / "train_pixels.toml"
 REQUIRED = ("1", "2", "3", "frozen")
 """Stages of the paper: what every recipe has, and the arms of segmentation are made of."""
-PARTS = ("", "-on", "-end", "-last")
+PARTS = ("", "-on", "-end", "-last", "-fine")
 """What the parts of a long stage have behind its name, one after the other."""
 SHIPPED_STAGES = ("1", *(f"2{p}" for p in PARTS), "3", *(f"frozen{p}" for p in PARTS), "at-once")
 """What ``seewhere train pixels --stage all`` makes, in this order."""
@@ -35,6 +35,8 @@ class PixelSettings:
         start: name or folder of the model to go on from; empty for a new one on `clip` and `language`.
         adapt: whether the encoder is trained.
         reading: whether the wired layers that find a place and read it are trained too, or held.
+        averaged: whether the mean of the weights before and after the stage is kept (Wortsman et al. 2022, "Model
+            soups"), and not those after it. With LoRA the mean of what the layers do.
         steps, images: number of steps, and pictures in each.
         mixture: share of the pictures for each task (`mixture.TASKS`).
         colour_questions, mask_questions, word_questions: about one picture. Many colours of few pictures are cheap;
@@ -52,6 +54,7 @@ class PixelSettings:
     start: str = ""
     adapt: bool = False
     reading: bool = False
+    averaged: bool = False
     steps: int = 400
     images: int = 8
     mixture: dict[str, float] = field(default_factory=lambda: {"colour": 0.5, "mask": 0.2, "refer": 0.3})

@@ -15,7 +15,7 @@ import pandas as pd
 from seewhere import storage
 from seewhere.models import micro_vlm, micro_vlm_start
 from seewhere.models.micro_clip import shipped_folder
-from seewhere.models.micro_vlm_weights import FOLDER, PARTS, check_wired, pack
+from seewhere.models.micro_vlm_weights import FOLDER, PARTS, check_wired, pack, unpack
 from seewhere.models.minigpt import SETTINGS_FILE, MiniGPT
 from seewhere.models.packed_folders import plain
 from seewhere.pixels import history, other_tasks
@@ -32,6 +32,8 @@ TOLD = {"stage1": "1", "stage2": SHIPPED["stage2"], "stage3": "3", "frozen": SHI
 """Name -> stage after which a model is asked in words."""
 ASKED = {"scenes": 6, "novel scenes": 3, "photographs": 0, "textures": 6}
 """Pictures of each set that the card's errors are of."""
+LATE = tuple(f"{stage}{part}" for stage in ("2", "frozen") for part in STAGE_PARTS[2:])
+"""Parts of stages of whose snapshots only the last ships: little moves between them."""
 SCENES = 100
 """Asked about in words after every stage."""
 
@@ -59,15 +61,9 @@ def ship(
     """
     made = read_runs(runs)
     check_fair(made)
-    readers = {
-        name: PixelReader(MiniGPT.load(place_of(stage, runs) / "model"), progress=False) for name, stage in TOLD.items()
-    }
+    models = {name: MiniGPT.load(place_of(stage, runs) / "model") for name, stage in TOLD.items()}
     room = _room(made)
-    check_wired(readers["stage1"].model, room)
-    asked = other_tasks.rows(readers, scenes, progress=progress)
-    study = Study.start(gather(list(pictures), pictures, [0]))
-    for name in SHIPPED:
-        study.ask(readers[name], name, progress)
+    check_wired(models["stage1"], room)
     adapted, frozen = ([f"{stage}{part}" for part in STAGE_PARTS] for stage in ("2", "frozen"))
     histories = {
         "micro-pixels": ["1", *adapted, "3"],
@@ -75,10 +71,18 @@ def ship(
         "micro-pixels-at-once": ["at-once"],
     }
     with storage.atomic_directory(target, overwrite=True) as work:
-        pack({f"micro-pixels-{name}": readers[name].model for name in SHIPPED}, room, Path(work))
+        pack({f"micro-pixels-{name}": models[name] for name in SHIPPED}, room, Path(work))
+        # What ships is asked as its users get it: rounded.
+        models |= {name: unpack(f"micro-pixels-{name}", Path(work)) for name in SHIPPED}
+        readers = {name: PixelReader(model, progress=False) for name, model in models.items()}
+        asked = other_tasks.rows(readers, scenes, progress=progress)
+        study = Study.start(gather(list(pictures), pictures, [0]))
+        for name in SHIPPED:
+            study.ask(readers[name], name, progress)
         for name, stages in histories.items():
             seen = [history.read_history(place_of(stage, runs) / history.FILE) for stage in stages]
-            reduce(history.ReconstructionHistory.followed_by, seen).write(Path(work) / history.FILES[name])
+            whole = reduce(history.ReconstructionHistory.followed_by, seen)
+            whole.without_middles(LATE).write(Path(work) / history.FILES[name])
         other_tasks.write(asked, Path(work))
         told = portable(made)
         storage.atomic_write_json(Path(work) / TRAINING, told)
@@ -167,18 +171,20 @@ def _stages(made: Mapping[str, Any]) -> str:
         encoder = "trained" if own["adapt"] else "frozen"
         start = own["start"] or "new"
         lines.append(
-            f"| {name} | {start} | {encoder} | {own['steps']} | {shares} | {asked} | {own['learning_rate']:g} | "
-            f"{'trained' if own.get('reading') else 'held'} |"
+            f"| {name} | {start} | {encoder} | {own['steps']} x {own['images']} | {shares} | {asked} | "
+            f"{own['learning_rate']:g} | {'trained' if own.get('reading') else 'held'} | "
+            f"{'mean with the first' if own.get('averaged') else 'the last'} |"
         )
     columns = (
         "stage",
         "begins with",
         "encoder",
-        "steps",
+        "steps x pictures",
         "pictures by task",
         "colours/masks/words a picture",
         "rate",
         "wired",
+        "weights kept",
     )
     return f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}\n" + "\n".join(lines)
 
@@ -213,7 +219,7 @@ and `micro-pixels-stage3` (stage 2, then on with the encoder frozen). Stage 2 an
 | network | {NETWORK} {own["language"]}; 64 tokens an image |
 | {ENCODER} | {own["clip"]}, sha256 of its model.safetensors `{storage.hash_file(clip)}` |
 | pictures in training | {drawn}; colours also of scenes in other colours |
-| size | {size:.1f} MB: five and a half bits a number, equal parts once |
+| size | {size:.1f} MB: five and a half bits a number, eight an embedding's, equal parts once |
 | sha256 of {PARTS} | `{storage.hash_file(folder / PARTS)}` |
 
 {_stages(made)}
@@ -230,8 +236,8 @@ What is known beside pixels (shares 0..1; {each} questions of each kind about sc
 {PROSE}
 
 {ACCOUNT} All by one recipe (`{TRAINING}`): the frozen baseline is stage 2 in everything but its encoder,
-with the same pictures, questions, steps and rates. One training of each. The card's scores were taken before
-rounding.
+with the same pictures, questions, steps and rates. One training of each. The card's scores are of the
+weights as they ship, rounded; those of stage 1 and of `at-once`, which do not, before rounding.
 
 The sprites of the scenes are Twemoji (CC-BY 4.0).
 """
@@ -243,11 +249,11 @@ NETWORK = (
 )
 PROSE = """**How they start.** Not at random (`seewhere.models.micro_vlm_start`). Three layers in front of the language
 model's find the patch and the cell that a question means and read a colour off what the image's token holds; they
-are set by hand, held, and trained with the rest only in the last part. The connector starts as the least squares from
-the frozen encoder's tokens to each patch's two-dimensional cosines. All of it is the same in the frozen model and in
-the adapted ones. What they show is what an encoder keeps of a picture; not that a small Transformer finds by itself
+are set by hand, held, and trained with the rest only in the last two parts. The connector starts as the least squares
+from the frozen encoder's tokens to each patch's two-dimensional cosines. All of it is the same in the frozen model and
+in the adapted ones. What they show is what an encoder keeps of a picture; not that a small Transformer finds by itself
 where to look.
 
 **What else differs from the paper.** The language model's own layers are trained in full and not by LoRA, tokens are
 not merged by four, a colour is learnt as a bell around its value among the 256 tokens of its place in the answer, and
-so are a box's corners in the last two parts of stage 2 and in stage 3."""
+so are a box's corners in the last three parts of stage 2 and in stage 3."""

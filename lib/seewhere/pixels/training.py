@@ -120,8 +120,19 @@ class PixelTraining(StepwiseTraining):
         if settings.corner_spread:
             corners = micro_vlm.token_ids(tokenizer, micro_vlm.CORNERS).to(device)
             self._words = partial(near_loss, corners, bells(settings.corner_spread, len(corners)).to(device))
+        trained = ((n, p) for n, p in self.model.named_parameters() if p.requires_grad and settings.averaged)
+        self._before = {name: parameter.detach().clone() for name, parameter in trained}
         optimizers = optimizers_of(self.model, settings.learning_rate, settings.weight_decay)
         super().__init__(settings, folder, self.model, optimizers)
+
+    def average(self) -> None:
+        """Take the mean of the weights before training and now, where the settings ask for it; once."""
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                # LoRA's A began at random and its B at zero: half of B is half of the change.
+                if name in self._before and "lora_A" not in name:
+                    parameter.lerp_(self._before[name], 0.5)
+        self._before = {}
 
     # ------------------------------------------------------------------------------------------------- one step
 
