@@ -62,7 +62,7 @@ def pack(models: Mapping[str, MiniGPT], room: micro_vlm_start.Room, folder: Path
                 continue
             stored = few_bits.squeeze(tensor, CHANGE_STEP if key in changes else _step(key))
             content = b"".join(part.numpy().tobytes() for part in stored.values())
-            digest = hashlib.sha256(content).hexdigest()[:16]
+            digest = hashlib.sha256(content).hexdigest()[:10]  # names cost room, too
             held[key] = digest
             parts |= {f"{digest}.{kind}": part for kind, part in stored.items()}
         index["models"][name] = held
