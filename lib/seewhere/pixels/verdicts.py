@@ -291,9 +291,8 @@ def boxes_and_pixels_in_words(
         best = max(value for name, value in scores.items() if name != constant)
         if box == "true" and constant in scores and best <= scores[constant]:
             lines.append(
-                f"Filling the true box scores {scores[constant]:.1f}, the best model's cells in it {best:.1f}: none "
-                "of them can tell an object's pixels from its surroundings yet, and a difference between them is one "
-                "between models that hardly do the task."
+                f"Filling the true box scores {scores[constant]:.1f}, the best model's cells in it {best:.1f}: "
+                "whatever they know of shapes, it does not pay yet against calling every cell in the box the object's."
             )
     return "\n".join(lines)
 
