@@ -219,19 +219,18 @@ def test_the_mean_of_before_and_after_is_kept_once(
         language = MiniGPT.load(model.write(tmp_path / place, torch.float32)).language
         return torch.cat([p.flatten() for p in language.state_dict().values()])
 
-    def started() -> PixelTraining:
+    def started(averaged: bool, place: str) -> PixelTraining:
         torch.manual_seed(0)
-        return PixelTraining(settings, tmp_path / "run", scenes, model=MiniGPT.load(folder))
+        chosen = dataclasses.replace(settings, averaged=averaged)
+        return PixelTraining(chosen, tmp_path / place, scenes, model=MiniGPT.load(folder))
 
-    training = started()
+    training = started(False, "plain")
     before = weights(training.model, "before")
     training.run(progress=False)
     after = weights(training.model, "after")
     assert float((after - before).abs().max()) > 1e-4
-    for number in range(
-        2
-    ):  # the second as after a kill behind the last snapshot: what is on disk is of before the mean
-        again = started()
+    for number in range(2):  # the second time all snapshots are there, and the checkpoint is of before the mean
+        again = started(True, "run")
         train(again, "1", tmp_path / "run", progress=False)
         torch.testing.assert_close(weights(again.model, f"mean {number}"), (before + after) / 2, rtol=1e-4, atol=1e-6)
     last = history.read_history(tmp_path / "run" / history.FILE).reconstructions[-1]

@@ -109,6 +109,10 @@ class StepwiseTraining(ABC):
         """Called after every update, for limits on parameters; does nothing by default."""
         return None
 
+    def after_last(self) -> None:
+        """Called by `run` when the last step is taken and saved, also when that was before; does nothing by default."""
+        return None
+
     def extra(self) -> dict[str, Any]:
         """Return what a checkpoint holds besides parameters, optimizers and log; plain values and tensors."""
         return {}
@@ -204,6 +208,8 @@ class StepwiseTraining(ABC):
                     bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
                 if self.step % save_every == 0 or self.step == last:
                     self.save_checkpoint()
+        if self.step == self.settings.steps:
+            self.after_last()
 
 
 def add_recipe_flags(

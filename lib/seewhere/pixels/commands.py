@@ -41,12 +41,12 @@ def train(training: PixelTraining, stage: str, folder: Path, progress: bool = Tr
         if len(record.steps) and until <= record.steps[-1]:
             continue
         training.run(until, progress=progress)
-        if training.step == training.settings.steps:
-            training.average()
         record = snapshot(training, record, stage)
         record.write(path)
         print(f"step {training.step}: RE {np.round(record.errors[-1], 1).tolist()} of {', '.join(record.names)}")
-    training.average()  # when the last snapshot had been taken by an earlier call; the checkpoint is of before
+    training.run(
+        progress=progress
+    )  # at its end already, but not yet behind it where an earlier call took the snapshots
 
 
 def train_stage(settings: PixelSettings, stage: str, folder: Path, progress: bool = True) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from seewhere.pixels.recipe import whole
 FILE = "history.npz"
 FILES = {"micro-pixels": FILE} | {f"micro-pixels-{name}": f"history-{name}.npz" for name in ("frozen", "at-once")}
 """Name of a shipped history -> its file."""
+PER_SNAPSHOT = ("steps", "stages", "questions", "reconstructions", "errors")
+"""Fields of a history that have a row for each snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +66,14 @@ class ReconstructionHistory:
         """
         if list(self.names) != list(later.names):
             raise ValueError(f"expected snapshots of {list(self.names)}, got those of {list(later.names)}")
-        joined = {
-            name: np.concatenate([getattr(self, name), getattr(later, name)])
-            for name in ("steps", "stages", "questions", "reconstructions", "errors")
-        }
-        return ReconstructionHistory(names=self.names, targets=self.targets, **joined)
+        joined = {name: np.concatenate([getattr(self, name), getattr(later, name)]) for name in PER_SNAPSHOT}
+        return dataclasses.replace(self, **joined)
 
     def without_middles(self, stages: Collection[str]) -> ReconstructionHistory:
         """The same with only the last snapshot of each of some stages."""
         last = {str(stage): row for row, stage in enumerate(self.stages)}
         kept = [row for row, stage in enumerate(self.stages) if stage not in stages or last[str(stage)] == row]
-        chosen = {
-            name: getattr(self, name)[kept] for name in ("steps", "stages", "questions", "reconstructions", "errors")
-        }
-        return ReconstructionHistory(names=self.names, targets=self.targets, **chosen)
+        return dataclasses.replace(self, **{name: getattr(self, name)[kept] for name in PER_SNAPSHOT})
 
     def write(self, path: Path) -> None:
         """Write the history as one compressed file, whole or not at all."""

@@ -219,7 +219,7 @@ and `micro-pixels-stage3` (stage 2, then on with the encoder frozen). Stage 2 an
 | network | {NETWORK} {own["language"]}; 64 tokens an image |
 | {ENCODER} | {own["clip"]}, sha256 of its model.safetensors `{storage.hash_file(clip)}` |
 | pictures in training | {drawn}; colours also of scenes in other colours |
-| size | {size:.1f} MB: five and a half bits a number, eight an embedding's, equal parts once |
+| size | {size:.1f} MB: about five bits a number, eight an embedding's, equal parts once |
 | sha256 of {PARTS} | `{storage.hash_file(folder / PARTS)}` |
 
 {_stages(made)}

@@ -8,8 +8,8 @@ how often and at which rate stands in the recipe (`seewhere.pixels.recipe`).
 Where the paper adapts its language model by LoRA, all of ours is trained (of a width of 192, rank 64 would save little)
 unless `lora_rank` asks for it, but for the three layers that find a place: these keep what
 `seewhere.models.micro_vlm_start` set. Trained from the start, they lost it before they were of use; held, the encoder's
-gradient is a clear one from the first step on. In the last part of stage 2 (and of the baseline) they learn too: by
-then the tokens hold more of a picture than the wiring reads.
+gradient is a clear one from the first step on. In the last two parts of stage 2 (and of the baseline) they learn too:
+by then the tokens hold more of a picture than the wiring reads.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class PixelTraining(StepwiseTraining):
         optimizers = optimizers_of(self.model, settings.learning_rate, settings.weight_decay)
         super().__init__(settings, folder, self.model, optimizers)
 
-    def average(self) -> None:
+    def after_last(self) -> None:
         """Take the mean of the weights before training and now, where the settings ask for it; once."""
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
@@ -139,6 +139,9 @@ class PixelTraining(StepwiseTraining):
     def losses(self) -> tuple[torch.Tensor, dict[str, float]]:
         """Return the sum of the losses of the current step's groups of pictures."""
         settings, step = self.settings, self.step
+        # LoRA's dropout: on also after a snapshot was read, and the same in a run that was stopped and taken up again.
+        self.model.train()
+        torch.manual_seed(1_000_003 * settings.seed + step)
         groups = asking.pictures_of_step(settings.mixture, settings.images, step)
         rows = rows_of_step(len(self.scenes), settings.images, settings.seed, step)
         random = np.random.default_rng([settings.seed, 2, step])
