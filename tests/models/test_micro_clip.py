@@ -254,7 +254,7 @@ def test_the_cell_probe_reads_cells_from_tokens_that_hold_them(readout: str) -> 
 
 
 def test_pointing_weighs_each_patch_by_how_much_of_the_box_it_holds(pairs: WorldPairs) -> None:
-    asked = position_probe.pointed_cells(pairs, 8)
+    asked = position_probe.pointed_cells(pairs.scenes, 8)
     assert len(asked.rows) == sum(len(scene.objects) for scene in pairs.scenes)
     assert torch.allclose(asked.shares.sum(1), torch.ones(len(asked.rows)))
     middles = (torch.arange(8) + 0.5) / 8

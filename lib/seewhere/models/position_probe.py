@@ -264,10 +264,10 @@ class PointedCells:
     distances: Tensor
 
 
-def pointed_cells(pairs: WorldPairs, grid: int) -> PointedCells:
+def pointed_cells(scenes: Sequence[Scene], grid: int) -> PointedCells:
     """Return every object of the scenes, pointed at by its box; in order of scene."""
     rows, shares, cells, distances = [], [], [], []
-    for row, scene in enumerate(pairs.scenes):
+    for row, scene in enumerate(scenes):
         for item in scene.objects:
             across = _overlap(item.box[0] / scene.width * grid, item.box[2] / scene.width * grid, grid)
             down = _overlap(item.box[1] / scene.height * grid, item.box[3] / scene.height * grid, grid)
@@ -307,8 +307,10 @@ def pointed_accuracy(
         progress: show a bar.
     """
     torch.manual_seed(seed)
-    asked, held_out = pointed_cells(train, clip.grid), pointed_cells(test, clip.grid)
-    read, read_held_out = _under_boxes(clip, train, asked), _under_boxes(clip, test, held_out)
+    asked, held_out = pointed_cells(train.scenes, clip.grid), pointed_cells(test.scenes, clip.grid)
+    read, read_held_out = (
+        under_boxes(frozen_patches(clip, part.images), found) for part, found in ((train, asked), (test, held_out))
+    )
     probe = nn.Linear(clip.width, len(CELLS))
     optimizer = torch.optim.AdamW(probe.parameters(), lr=1e-2, weight_decay=0.0)
     batches = -(-len(read) // 256)
@@ -324,9 +326,8 @@ def pointed_accuracy(
     return _cell_scores(hits, held_out.cells, held_out.distances)
 
 
-def _under_boxes(clip: MicroClip, pairs: WorldPairs, asked: PointedCells) -> Tensor:
-    """The mean token (Q, width) fp32 under each object's box."""
-    tokens = frozen_patches(clip, pairs.images)
+def under_boxes(tokens: Tensor, asked: PointedCells) -> Tensor:
+    """The mean (Q, width) fp32 of pictures' patch tokens (N, T, width) under each object's box."""
     return torch.cat(
         [
             (shares[:, None] @ tokens[rows].float()).squeeze(1)

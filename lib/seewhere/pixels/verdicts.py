@@ -171,6 +171,19 @@ def kept_in_words(records: Sequence[results.Record]) -> str:
     return text + "."
 
 
+def read_from_tokens(rows: pd.DataFrame, frozen: str, adapted: str, origin: Origin) -> list[results.Record]:
+    """What adapting an encoder does to what its tokens tell: share read right minus the frozen one's, points.
+
+    Args:
+        rows: of `token_probe.rows`; one record per task in it.
+        frozen, adapted: names of the two models in the rows.
+        origin: of the records.
+    """
+    gains, systems = _gains(rows, adapted, frozen), f"{adapted} - {frozen}"
+    once = replace(origin, seeds=origin.seeds[:1], asked="no prompt: linear probes of the encoder's tokens")
+    return [once.record(gain, None, "read_from_tokens", task=task, systems=systems) for task, gain in gains.items()]
+
+
 def _gains(rows: pd.DataFrame, first: str, second: str) -> dict[str, metrics.Interval]:
     """Task -> score of `first` minus that of `second`, points, paired by question; tasks that both were asked."""
     found = {}
