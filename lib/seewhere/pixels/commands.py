@@ -44,9 +44,8 @@ def train(training: PixelTraining, stage: str, folder: Path, progress: bool = Tr
         record = snapshot(training, record, stage)
         record.write(path)
         print(f"step {training.step}: RE {np.round(record.errors[-1], 1).tolist()} of {', '.join(record.names)}")
-    training.run(
-        progress=progress
-    )  # at its end already, but not yet behind it where an earlier call took the snapshots
+    # At its end already, but not yet behind it where an earlier call took all snapshots: what comes last is done here.
+    training.run(progress=progress)
 
 
 def train_stage(settings: PixelSettings, stage: str, folder: Path, progress: bool = True) -> Path:
