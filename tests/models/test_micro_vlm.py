@@ -90,6 +90,26 @@ def test_wired_layers_read_what_tokens_hold_at_the_place_that_is_asked_for(
     assert reconstruction_error(found, wanted) < 0.4 * reconstruction_error(np.full_like(wanted, 128), wanted)
 
 
+def test_a_quiet_layer_answers_the_same_and_leaves_the_image_alone(model: MiniGPT) -> None:
+    """Image tokens stay as long as they were, where the plain layer makes them far longer; colours do not care."""
+    tokenizer = world_tokenizer()
+    torch.manual_seed(0)
+    clip = MicroClip(build_model(len(tokenizer), layers=1, text_layers=1), tokenizer).eval()
+    quiet = micro_vlm.build(clip, np.stack([np.asarray(image) for image in textures(40)]), quiet=True).eval()
+    image = textures(1, seed=5)[0]
+    points = np.random.default_rng(0).uniform(0, 128, (60, 2))
+    grown, read = [], []
+    for one in (model, quiet):
+        with torch.inference_mode():
+            tokens = one.image_tokens(one.pixels([image]))
+            kept = one.language.model(inputs_embeds=tokens, output_hidden_states=True).hidden_states
+        # What the third layer puts out, against what goes into it.
+        grown.append(float((kept[3].norm(dim=-1) / kept[2].norm(dim=-1)).mean()))
+        read.append(PixelReader(one, progress=False).read_pixels([image], [points])[0])
+    assert grown[0] > 5 and grown[1] < 1.5, grown
+    assert np.abs(read[0] - read[1]).mean() < 2
+
+
 def test_the_connector_starts_from_the_encoder_s_own_tokens(model: MiniGPT, room: micro_vlm_start.Room) -> None:
     pictures = np.stack([np.asarray(image) for image in textures(12, seed=3)])
     wanted = micro_vlm_start.patch_content(torch.from_numpy(micro_vlm.cells(pictures, 64)), 8, len(room.content))

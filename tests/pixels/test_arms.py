@@ -9,11 +9,11 @@ import torch
 from seewhere import storage
 from seewhere.pixels import arms, readers, segmentation
 from seewhere.pixels.arms import ARMS, ArmSettings
-from seewhere.pixels.recipe import TRAINING, load
+from seewhere.pixels.recipe import OF_ARMS, TRAINING, load
 
 
 def test_what_is_left_out_is_not_replaced() -> None:
-    settings = ArmSettings(recipe=load().with_steps({"1": 400, "2": 1000, "frozen": 1000, "3": 400}))
+    settings = ArmSettings(recipe=load(OF_ARMS).with_steps({"1": 400, "2": 1000, "frozen": 1000, "3": 400}))
     recipes = {arm: arms.stage_settings(arm, settings) for arm in ARMS}
     for number, stage in enumerate(("1", "2", "3")):
         full = recipes["both"][number]
@@ -40,7 +40,7 @@ def test_what_is_left_out_is_not_replaced() -> None:
 
 @pytest.fixture
 def settings() -> ArmSettings:
-    small = load().changed(images=2, scenes=6, textures=2, frames=0, colour_questions=4, bf16=False)
+    small = load(OF_ARMS).changed(images=2, scenes=6, textures=2, frames=0, colour_questions=4, bf16=False)
     steps = small.with_steps({"1": 1, "2": 1, "3": 1, "frozen": 1}, tuning=1)
     return ArmSettings(recipe=steps, references=3, styles=("world",), world_preset="smoke")
 
@@ -97,10 +97,8 @@ def test_the_shipped_table_and_its_card(tmp_path: Path) -> None:
     text = (target / arms.CARD).read_text()
     assert "| both | 70.0 [70.0, 70.0] |" in text and "4 references, seeds 0, 1, 2" in text
     steps = "+".join(str(given.recipe.stages[stage].steps) for stage in ("1", "2", "3"))
-    assert (
-        f"stages of {steps} steps" in arms.origin(target)
-        and "Learning rates 0.0015, 0.0015, 0.0015 in the stages" in text
-    )
+    rates = ", ".join(f"{given.recipe.stages[stage].learning_rate:g}" for stage in ("1", "2", "3"))
+    assert f"stages of {steps} steps" in arms.origin(target) and f"Learning rates {rates} in the stages" in text
     assert arms.shipped_hash(target) and str(tmp_path) not in (target / arms.ABOUT).read_text()
     assert arms.shipped(tmp_path).empty and arms.origin(tmp_path) == "" and arms.shipped_hash(tmp_path) == {}
 

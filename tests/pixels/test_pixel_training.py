@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,6 +149,37 @@ def test_one_group_alone_trains_too(folder: Path, scenes: WorldPairs, tmp_path: 
         training = PixelTraining(settings, tmp_path / str(number), scenes, model=MiniGPT.load(folder))
         parts = training.one_step()
         assert set(parts) <= {"loss", "colour", "re", "mask", "mask_right", "words"} and np.isfinite(parts["loss"])
+
+
+def test_looks_are_told_where_a_recipe_asks_for_it(folder: Path, scenes: WorldPairs, tmp_path: Path) -> None:
+    one = WorldPairs(scenes.images[:1], scenes.scenes[:1])
+    asked = dataclasses.replace(
+        SMALL, mixture={"refer": 1.0}, steps=12, images=2, word_questions=6, pointing=2.0, learning_rate=3e-3
+    )
+    training = PixelTraining(asked, tmp_path, one, model=MiniGPT.load(folder))
+    parts = [training.one_step() for _ in range(12)]
+    assert parts[0]["loss"] == pytest.approx(parts[0]["words"] + parts[0]["pointing"], rel=1e-4)
+    looked = [part["pointing"] for part in parts]
+    assert np.mean(looked[-3:]) < np.mean(looked[:3]) - 0.2, looked
+    without = dataclasses.replace(asked, mixture={"caption": 1.0}, steps=1)
+    assert "pointing" not in PixelTraining(without, tmp_path / "none", one, model=MiniGPT.load(folder)).one_step()
+
+
+def test_no_question_in_words_is_longer_than_asked_for(folder: Path, scenes: WorldPairs, tmp_path: Path) -> None:
+    seen: list[int] = []
+    given = dataclasses.replace(SMALL, mixture={"refer": 0.5, "caption": 0.5}, longest=19, steps=1)
+    training = PixelTraining(given, tmp_path, scenes, model=MiniGPT.load(folder))
+    whole = mixture.words_samples
+
+    def noted(*arguments: Any) -> Any:
+        found = whole(*arguments)
+        seen.extend(map(len, found))
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mixture, "words_samples", noted)
+        training.one_step()
+    assert seen and max(seen) <= 19
 
 
 def test_colours_learnt_on_one_picture_are_read_back(folder: Path, scenes: WorldPairs, tmp_path: Path) -> None:

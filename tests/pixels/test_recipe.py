@@ -64,6 +64,14 @@ def test_a_recipe_that_is_not_whole_is_refused(old: str, new: str, message: str,
         recipe.load(path)
 
 
+def test_the_arms_have_a_recipe_of_their_own_in_which_only_the_encoder_differs() -> None:
+    found = recipe.load(recipe.OF_ARMS)
+    assert tuple(sorted(found.stages)) == tuple(sorted(recipe.REQUIRED))
+    assert dataclasses.replace(found.stages["frozen"], adapt=True) == found.stages["2"]
+    assert [found.after[name] for name in ("1", "2", "3", "frozen")] == ["", "1", "2", "1"]
+    assert all(stage.quiet and stage.pointing > 0 for stage in (*found.stages.values(), found.tuning))
+
+
 def finished(place: Path, settings: recipe.PixelSettings, start: str = "") -> str:
     """A folder as a finished stage leaves it, but for the weights."""
     (place / "model").mkdir(parents=True)

@@ -83,7 +83,9 @@ def token_ids(tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
     return torch.tensor([ids[0] for ids in found])
 
 
-def build(clip: MicroClip, pictures: np.ndarray, seed: int = 0, language: str = LANGUAGE) -> MiniGPT:
+def build(
+    clip: MicroClip, pictures: np.ndarray, seed: int = 0, language: str = LANGUAGE, quiet: bool = False
+) -> MiniGPT:
     """The untrained micro vision-language model.
 
     Args:
@@ -91,6 +93,7 @@ def build(clip: MicroClip, pictures: np.ndarray, seed: int = 0, language: str = 
         pictures: (N, side, side, 3) uint8, some to fit the connector on.
         seed: of what is drawn at random.
         language: name or folder of a micro language model.
+        quiet: see `micro_vlm_start.new_layers`.
     """
     tokenizer = extended_tokenizer(language)
     folder = plain(shipped_folder(language, "seewhere train language --out FOLDER"))
@@ -99,7 +102,7 @@ def build(clip: MicroClip, pictures: np.ndarray, seed: int = 0, language: str = 
         torch.manual_seed(seed)
         side = round(GRID**0.5)
         room = micro_vlm_start.Room.of(base.get_input_embeddings().weight, side)
-        model = micro_minigpt(clip, _with_layers(base, tokenizer, room), tokenizer, 1, "micro-pixels", True)
+        model = micro_minigpt(clip, _with_layers(base, tokenizer, room, quiet), tokenizer, 1, "micro-pixels", True)
         if model.grid != side:
             raise ValueError(f"the encoder has {model.grid} patches a side; the wiring is made for {side}")
         tokens = torch.cat([model.patch_tokens(torch.from_numpy(pixels_of(part))) for part in _parts(pictures)])
@@ -122,7 +125,7 @@ def _parts(pictures: np.ndarray, size: int = 100) -> list[np.ndarray]:
     return [np.asarray(pictures[start : start + size]) for start in range(0, len(pictures), size)]
 
 
-def _with_layers(base: Any, tokenizer: Any, room: micro_vlm_start.Room) -> Any:
+def _with_layers(base: Any, tokenizer: Any, room: micro_vlm_start.Room, quiet: bool) -> Any:
     """The language model with three wired layers in front and embeddings for the new tokens."""
     config = copy.deepcopy(base.config)
     config.num_hidden_layers += micro_vlm_start.LAYERS
@@ -135,7 +138,7 @@ def _with_layers(base: Any, tokenizer: Any, room: micro_vlm_start.Room) -> Any:
     model.model.norm.load_state_dict(base.model.norm.state_dict())
     for target, layer in zip(model.model.layers[micro_vlm_start.LAYERS :], base.model.layers, strict=True):
         target.load_state_dict(layer.state_dict())
-    for target, layer in zip(model.model.layers, micro_vlm_start.new_layers(base, room), strict=False):
+    for target, layer in zip(model.model.layers, micro_vlm_start.new_layers(base, room, quiet=quiet), strict=False):
         target.load_state_dict(layer.state_dict())
     embeddings = model.get_input_embeddings().weight
     embeddings[: len(old)] = old

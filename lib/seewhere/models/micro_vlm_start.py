@@ -111,13 +111,16 @@ def cosines(side: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
 # ---------------------------------------------------------------------------------------------------- the layers
 
 
-def new_layers(model: Any, room: Room, blank: bool = False) -> list[LlamaDecoderLayer]:
+def new_layers(model: Any, room: Room, blank: bool = False, quiet: bool = False) -> list[LlamaDecoderLayer]:
     """The three layers, wired for a model of the same shape (which is not changed).
 
     Args:
         model: Llama of the shape.
         room: directions to wire them along.
         blank: what is not wired is zero. By default it is drawn at random behind zeros, so that it can be learnt.
+        quiet: the third layer leaves an image's tokens alone. Otherwise it adds a number to these too, asked or not,
+            and much larger than what they hold: the answers' tokens never look at that, but later layers have to look
+            past it where they compare the image's tokens with words.
 
     Raises:
         ValueError: a model whose layers are too small for the wiring.
@@ -140,7 +143,7 @@ def new_layers(model: Any, room: Room, blank: bool = False) -> list[LlamaDecoder
         _wire_look_back(layers[0], room)
         _wire_fetch(layers[1], room, heads)
         _wire_cells(layers[1], room)
-        _wire_numbers(layers[2], room)
+        _wire_numbers(layers[2], room, quiet)
     return layers
 
 
@@ -214,7 +217,7 @@ def content_scale(sizes: torch.Tensor) -> torch.Tensor:
     return flattened * 2.5 * CONTENT / (sizes * flattened).norm()
 
 
-def _wire_numbers(layer: LlamaDecoderLayer, room: Room) -> None:
+def _wire_numbers(layer: LlamaDecoderLayer, room: Room, quiet: bool) -> None:
     """Units along the line from 0 to 255, whose sum is the code of the number that was read."""
     mlp, size = layer.mlp, room.answer.shape[1]
     at = torch.linspace(-1.15, 1.15, _THRESHOLDS)
@@ -237,7 +240,8 @@ def _wire_numbers(layer: LlamaDecoderLayer, room: Room) -> None:
         mlp.gate_proj.weight[rows] = steep * torch.cat(
             [room.value[parity] - at[:, None] * room.constant, room.constant]
         )
-        mlp.up_proj.weight[rows] = room.constant
+        # An image's token holds the constant sqrt(2) times, and its column and row: together they close the unit.
+        mlp.up_proj.weight[rows] = room.constant - quiet * room.patch.sum(0) / 2**0.5
         mlp.down_proj.weight[:, rows] = 48 * CODE * (found @ room.answer[parity]).T
 
 

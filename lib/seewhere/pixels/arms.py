@@ -24,7 +24,7 @@ from seewhere.models.minigpt import SETTINGS_FILE, MiniGPT
 from seewhere.pixels import segmentation
 from seewhere.pixels.commands import add_recipe_arguments
 from seewhere.pixels.reader import PixelReader
-from seewhere.pixels.recipe import PixelSettings, Recipe, check_made, load
+from seewhere.pixels.recipe import OF_ARMS, PixelSettings, Recipe, check_made, load
 from seewhere.pixels.training import PixelTraining
 from seewhere.world import export
 
@@ -67,7 +67,7 @@ class ArmSettings:
         world_preset: build of the world.
     """
 
-    recipe: Recipe = field(default_factory=load)
+    recipe: Recipe = field(default_factory=lambda: load(OF_ARMS))
     starts: tuple[tuple[str, str], ...] = ()
     references: int = 100
     styles: tuple[str, ...] = ("world", "world+", "worldg")
@@ -284,7 +284,7 @@ def register(subparsers: Any) -> None:
         help="an arm that goes on from a model of `seewhere train pixels` under the same recipe: FOLDER@3 is one after "
         "stage 2 or frozen (not after their later parts, which no arm has), FOLDER one after a stage 3 behind it",
     )
-    add_recipe_arguments(parser)
+    add_recipe_arguments(parser, OF_ARMS)
     for name in ("images", "scenes"):
         parser.add_argument(f"--{name}", type=int, help="default: the recipe's")
     parser.add_argument("--references", type=int, default=defaults.references, help="default: %(default)s")

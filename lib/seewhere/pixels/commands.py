@@ -111,10 +111,10 @@ def register(subparsers: Any) -> None:
     parser.set_defaults(handler=main)
 
 
-def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that every command on a recipe has."""
+def add_recipe_arguments(parser: argparse.ArgumentParser, packaged: Path = recipe.PACKAGED) -> None:
+    """Add the flags that every command on a recipe has; `packaged` is its own."""
     parser.add_argument(
-        "--recipe", type=Path, default=recipe.PACKAGED, help="file of stages, mixtures and rates (default: %(default)s)"
+        "--recipe", type=Path, default=packaged, help="file of stages, mixtures and rates (default: %(default)s)"
     )
     parser.add_argument(
         "--bf16", action=argparse.BooleanOptionalAction, help="mixed precision, for recent processors; the recipe's"

@@ -1,7 +1,8 @@
 """How the pixel models are trained, read from one file: the same stages for the models and for the arms beside them.
 
 A comparison of two models means what it says only if their trainings differ in nothing else. So steps, mixtures and
-rates are no constants of the code and no flags to be remembered: they stand in ``presets/train_pixels.toml``.
+rates are no constants of the code and no flags to be remembered: they stand in ``presets/train_pixels.toml`` and, for
+the arms of referring segmentation, in ``presets/train_segmentation.toml``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from seewhere import presets, storage
 from seewhere.pixels.mixture import check_mixture
 
 PACKAGED = presets.FOLDER / "train_pixels.toml"
+OF_ARMS = presets.FOLDER / "train_segmentation.toml"
+"""The recipe of the four arms of table 7: boxes and masks lead, and stages have one part each."""
 REQUIRED = ("1", "2", "3", "frozen")
 """Stages of the paper: what every recipe has, and the arms of segmentation are made of."""
 PARTS = ("", "-on", "-end", "-last", "-fine")
@@ -41,12 +44,17 @@ class PixelSettings:
         mixture: share of the pictures for each task (`mixture.TASKS`).
         colour_questions, mask_questions, word_questions: about one picture. Many colours of few pictures are cheap;
             few of many pictures would vary more.
+        longest: tokens of a question in words with its answer; longer ones are drawn anew. All of a step are padded to
+            the longest among them.
         learning_rate: of matrices (Muon), embeddings, biases and norms (AdamW).
         scenes, textures, frames: pictures of each kind to draw from; frames are of each game.
         textured: share of textures and frames among the pictures asked for colours.
         spread: colours are learnt as a bell of this deviation around the true value, 0..255: a miss by one is no
             miss by a hundred. 0 for the plain cross-entropy.
         corner_spread: the same of the corners of boxes, in hundredths of a side.
+        pointing: weight of the loss that tells some heads where to look before a box is written
+            (`seewhere.models.pointing`); 0 leaves it to the corners.
+        quiet: how a new model's third layer is wired, see `micro_vlm_start.new_layers`; nothing to a run that goes on.
         lora_rank: of the language model's adapters, as in the paper (64 there); 0 trains all of its own layers.
         bf16: mixed precision, about twice as fast on processors with AVX512-BF16.
     """
@@ -61,6 +69,7 @@ class PixelSettings:
     colour_questions: int = 64
     mask_questions: int = 48
     word_questions: int = 4
+    longest: int = 40
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.01
     seed: int = 0
@@ -73,6 +82,8 @@ class PixelSettings:
     textured: float = 0.35
     spread: float = 6.0
     corner_spread: float = 0.0
+    pointing: float = 0.0
+    quiet: bool = False
     lora_rank: int = 0
 
 

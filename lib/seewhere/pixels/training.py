@@ -25,7 +25,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from seewhere.models import micro_vlm
+from seewhere.models import micro_vlm, pointing
 from seewhere.models.lora import add_lora
 from seewhere.models.micro_clip import MicroClip
 from seewhere.models.minigpt import MiniGPT
@@ -65,7 +65,7 @@ def start_model(settings: PixelSettings, scenes: WorldPairs) -> MiniGPT:
         source = settings.start
         return load_minigpt(source) if source in MINIGPTS else MiniGPT.load(source)
     clip = MicroClip.load(settings.clip)
-    return micro_vlm.build(clip, np.asarray(scenes.images[:FITTED]), settings.seed, settings.language)
+    return micro_vlm.build(clip, np.asarray(scenes.images[:FITTED]), settings.seed, settings.language, settings.quiet)
 
 
 class PixelTraining(StepwiseTraining):
@@ -117,9 +117,10 @@ class PixelTraining(StepwiseTraining):
         self._sides = micro_vlm.token_ids(tokenizer, ("0", "1")).to(device)
         self._bells = bells(settings.spread, 256).to(device)
         self._words: Loss = summed_cross_entropy
+        self._corners = micro_vlm.token_ids(tokenizer, micro_vlm.CORNERS).to(device)
         if settings.corner_spread:
-            corners = micro_vlm.token_ids(tokenizer, micro_vlm.CORNERS).to(device)
-            self._words = partial(near_loss, corners, bells(settings.corner_spread, len(corners)).to(device))
+            learnt = bells(settings.corner_spread, len(self._corners)).to(device)
+            self._words = partial(near_loss, self._corners, learnt)
         trained = ((n, p) for n, p in self.model.named_parameters() if p.requires_grad and settings.averaged)
         self._before = {name: parameter.detach().clone() for name, parameter in trained}
         optimizers = optimizers_of(self.model, settings.learning_rate, settings.weight_decay)
@@ -166,7 +167,7 @@ class PixelTraining(StepwiseTraining):
                 asked = scenes[first : first + len(mask)]
                 parts["mask"], seen["mask_right"] = self.mask_loss(mask, asked, Random(f"{settings.seed} {step} mask"))
             if len(words):
-                parts["words"] = self.words_loss(words, scenes[first + len(mask) :], step)
+                parts |= self.words_losses(words, scenes[first + len(mask) :], step)
         total = torch.stack([part.float() for part in parts.values()]).sum()
         return total, {name: float(part.detach()) for name, part in parts.items()} | seen
 
@@ -204,18 +205,29 @@ class PixelTraining(StepwiseTraining):
             right.append((logits.argmax(-1) == truth).float().mean())
         return torch.stack(losses).mean(), float(torch.stack(right).mean())
 
-    def words_loss(self, tokens: torch.Tensor, scenes: Sequence[Scene], step: int) -> torch.Tensor:
-        """Loss of the answers in words about some scenes."""
+    def words_losses(self, tokens: torch.Tensor, scenes: Sequence[Scene], step: int) -> dict[str, torch.Tensor]:
+        """Loss of the answers in words about some scenes and, where it is asked for, of where boxes are looked for."""
         settings, model = self.settings, self.model
         samples = [
             asking.words_samples(
-                model, scene, settings.mixture, settings.word_questions, Random(f"{settings.seed} {step} {place}")
+                model,
+                scene,
+                settings.mixture,
+                settings.word_questions,
+                Random(f"{settings.seed} {step} {place}"),
+                settings.longest,
             )
             for place, scene in enumerate(scenes)
         ]
         before, _ = model.split_prompts(["<Img><ImageHere></Img>"])
         questions = collate_questions(samples)
-        return question_loss(model.language, model.prefix(tokens, before), questions, loss=self._words)
+        with pointing.watched(body_of(model.language)) as seen:
+            found = {"words": question_loss(model.language, model.prefix(tokens, before), questions, loss=self._words)}
+            if settings.pointing:
+                loss = pointing.pointing_loss(seen, questions, len(before), model.grid, self._corners)
+                if loss is not None:
+                    found["pointing"] = settings.pointing * loss
+        return found
 
     def _states(self, tokens: torch.Tensor, task: str, questions: torch.Tensor) -> torch.Tensor:
         """Last hidden states (B, N, W, D) of questions (B, N, W), token ids, behind their images and a task's text."""
