@@ -50,9 +50,11 @@ def test_arms_are_made_asked_and_gone_on_with(
 ) -> None:
     first = readers.tiny_reader().model
     table = arms.run_all(settings, tmp_path / "runs", ("both", "neither"), (0, 1), first, progress=False)
+    constant = segmentation.ConstantBox.name
     assert table.groupby(["system", "seed"]).size().to_dict() == {
-        (a, s): 6 for a in ("both", "neither") for s in (0, 1)
+        (a, s): 6 for a in ("both", "neither", constant) for s in (0, 1)
     }
+    assert segmentation.boxes_gain(found := table[table.system == constant], found).value == 0
     found = table[table.box == "found"]
     assert segmentation.gain(*(found[found.system == arm] for arm in ("both", "neither"))).n == 6
     with pytest.raises(ValueError, match="lacks the arms adaptation, pixels"):

@@ -91,6 +91,28 @@ def test_stages_end_where_their_second_parts_end() -> None:
     assert found.to_dict() == {"1": 40, "2": 12, "3": 11}
 
 
+def test_f21_from_the_arms_asks_each_pair_that_differs_in_the_encoder_alone() -> None:
+    constant = segmentation.ConstantBox.name
+    lifts = {"both": 0.2, "pixels": 0.1, "adaptation": 0.08, "neither": 0.0, constant: 0.0}
+    table = arm_table(lifts)
+    better = table.expression_id % 2 == 0
+    table["hit"] = (table.system.isin(["both", "adaptation"]) & better) | (
+        (table.system == "neither") & (table.expression_id % 4 == 0)
+    )
+    records = [r for r in verdicts.arm_gains(table, MASKS) if r["claim"] == "F21"]
+    found = {(r["metric"], r["setting"]["arm"], r["setting"]["over"]): round(r["value"]) for r in records}
+    assert found == {
+        ("referring_gain", "both", "pixels"): 50,
+        ("referring_over_constant", "both", constant): 50,
+        ("referring_gain", "adaptation", "neither"): 25,
+        ("referring_over_constant", "adaptation", constant): 50,
+    }
+    assert claims.verdict("F21", records).verdict == claims.REPRODUCED
+    assert records[0]["seeds"] == [0, 1, 2] and records[0]["n"] == 180
+    with pytest.raises(ValueError, match="the same references under the same seeds"):
+        segmentation.boxes_gain(table[table.system == "both"], table[(table.system == "pixels") & (table.seed < 2)])
+
+
 def test_at_once_is_held_against_as_many_steps_in_stages() -> None:
     once = history(["at-once"] * 3, [90, 80, 70])  # after 0, 1 and 2 steps
     staged = replace(history(["1", "2", "2"], [60, 40, 30]), steps=np.array([1, 1, 5]))
@@ -116,7 +138,7 @@ def arm_table(lifts: dict[str, float]) -> pd.DataFrame:
 def test_f18_from_the_table_of_the_four_arms() -> None:
     table = arm_table({"both": 0.2, "pixels": 0.1, "adaptation": 0.08, "neither": 0.0})
     records = verdicts.arm_gains(table, MASKS)
-    values = {r["metric"]: r["value"] for r in records}
+    values = {r["metric"]: r["value"] for r in records if r["claim"] == "F18"}
     assert values == pytest.approx(
         {"gain_ciou": 20, "pixels_gain": 10, "adaptation_gain": 8, "over_pixels": 10, "over_adaptation": 12}
     )

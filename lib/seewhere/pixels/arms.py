@@ -148,6 +148,8 @@ def run_all(
 ) -> pd.DataFrame:
     """Make, fine-tune and ask every arm under every seed; returns (and keeps in `folder`) the table of predictions.
 
+    Beside the arms it has the constant box, which needs no model.
+
     What is there already is not made again, so a run that was stopped goes on.
     """
     root = export.build(preset=settings.world_preset, progress=progress)
@@ -172,9 +174,20 @@ def run_all(
                 rows = pd.concat(ways, ignore_index=True)
                 storage.atomic_write_text(place / TABLE, rows[list(KEPT)].to_csv(index=False, float_format="%.5g"))
             parts.append(pd.read_csv(place / TABLE))
-    table = pd.concat(parts, ignore_index=True)
+    table = pd.concat([*parts, _constant(references, seeds)], ignore_index=True)
     storage.atomic_write_text(folder / TABLE, table.to_csv(index=False, float_format="%.5g"))
     return table
+
+
+def _constant(references: Sequence[segmentation.Reference], seeds: Sequence[int]) -> pd.DataFrame:
+    """What needs no model, asked the same under every seed: see `segmentation.ConstantBox`."""
+    constant = segmentation.ConstantBox.of(references)
+    ways = [
+        segmentation.predict(constant, references, constant.name, seed, true_box=given, progress=False)[0]
+        for seed in seeds
+        for given in (False, True)
+    ]
+    return pd.concat(ways, ignore_index=True)[list(KEPT)]
 
 
 def _copy(model: MiniGPT | None) -> MiniGPT | None:

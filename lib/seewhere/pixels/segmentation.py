@@ -251,12 +251,7 @@ def gain(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0, resample_seed
     Raises:
         ValueError: tables over other references or seeds.
     """
-    asked = [t.sort_values(["seed", "data", "expression_id"]) for t in (first, second)]
-    keys = [list(zip(t.seed, t.data, t.expression_id, strict=True)) for t in asked]
-    if keys[0] != keys[1]:
-        raise ValueError(
-            f"cannot pair {len(first)} rows with {len(second)}: expected the same references under the same seeds"
-        )
+    _check_paired(first, second)
     other = by_seed(second, "intersection"), by_seed(second, "union")
     return metrics.ratio_interval(
         by_seed(first, "intersection"),
@@ -266,6 +261,27 @@ def gain(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0, resample_seed
         seed=seed,
         resample_seeds=resample_seeds,
     ).scaled(100)
+
+
+def _check_paired(first: pd.DataFrame, second: pd.DataFrame) -> None:
+    asked = [t.sort_values(["seed", "data", "expression_id"]) for t in (first, second)]
+    keys = [list(zip(t.seed, t.data, t.expression_id, strict=True)) for t in asked]
+    if keys[0] != keys[1]:
+        raise ValueError(
+            f"cannot pair {len(first)} rows with {len(second)}: expected the same references under the same seeds"
+        )
+
+
+def boxes_gain(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) -> metrics.Interval:
+    """P@1 of the box of `first` minus that of `second`, points, paired by reference and seed; both are resampled.
+
+    Raises:
+        ValueError: tables over other references or seeds.
+    """
+    _check_paired(first, second)
+    hits, others = by_seed(first, "hit"), by_seed(second, "hit")
+    better = {number: own.astype(float) - others[number].astype(float) for number, own in hits.items()}
+    return metrics.pooled_interval(better, clusters(first), seed=seed).scaled(100)
 
 
 def summary(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:

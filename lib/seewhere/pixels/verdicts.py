@@ -210,9 +210,10 @@ def forgetting_table(rows: pd.DataFrame, order: Sequence[str] = ()) -> pd.DataFr
 def arm_gains(
     table: pd.DataFrame, origin: SegmentationOrigin, folder: Path | str = arms.SHIPPED
 ) -> list[results.Record]:
-    """F18 from the table of the four arms; seeds are resampled with the images, as they trained other models.
+    """F18 and F21 from the table of the four arms; seeds are resampled with the images, as they trained other models.
 
-    Each gain is over the arms that are there; none without a table.
+    Each gain is over the arms that are there; none without a table. F21 is asked of either pair of arms that differ in
+    the encoder alone, and of the adapted one of each against one box for everything (see `live_gains`).
 
     Args:
         table: of predictions.
@@ -244,6 +245,12 @@ def arm_gains(
     if {"both", "neither"} <= given.keys():
         gain = segmentation.gain(given["both"], given["neither"], resample_seeds=True)
         found.append(origin.record(gain, None, "gain_ciou_true_box", arm="both", over="neither"))
+    constant = segmentation.ConstantBox.name
+    for first, second in (("both", "pixels"), ("adaptation", "neither")):
+        for metric, other in (("referring_gain", second), ("referring_over_constant", constant)):
+            if {first, other} <= by_arm.keys():
+                better = segmentation.boxes_gain(by_arm[first], by_arm[other])
+                found.append(origin.record(better, "F21", metric, arm=first, over=other))
     return found
 
 
