@@ -85,8 +85,8 @@ def test_the_shipped_table_and_its_card(tmp_path: Path) -> None:
         {"system": a, "seed": s, "data": "world", "expression_id": e, "image_id": e,
          "intersection": 5 + 2 * (a == "both"),
          "union": 10, "iou": 0.5, "hit": True, "box_iou": 0.9, "words": 3, "area": 0.1, "cells": 9, "x1": 0.0,
-         "ceiling_intersection": 10, "ceiling_union": 10, "box": "found"}
-        for a in ARMS for s in (0, 1, 2) for e in range(4)
+         "ceiling_intersection": 10, "ceiling_union": 10, "box": box}
+        for a in ARMS for s in (0, 1, 2) for e in range(4) for box in ("found", "true")
     ]  # fmt: skip
     folder = tmp_path / "runs"
     folder.mkdir()
@@ -95,9 +95,10 @@ def test_the_shipped_table_and_its_card(tmp_path: Path) -> None:
     arms._check_same(folder, {"settings": asdict(given), "data": {}})
     target = arms.ship(folder, tmp_path / "package")
     found = arms.shipped(target)
-    assert list(found.columns) >= ["system"] and len(found) == 48
+    assert list(found.columns) >= ["system"] and len(found) == 96
     text = (target / arms.CARD).read_text()
-    assert "| both | 70.0 [70.0, 70.0] |" in text and "4 references, seeds 0, 1, 2" in text
+    assert "| both | 100.0 | 70.0 [70.0, 70.0] | 70.0 [70.0, 70.0] |" in text and "a loss of its own" in text
+    assert "4 references, seeds 0, 1, 2" in text
     steps = "+".join(str(given.recipe.stages[stage].steps) for stage in ("1", "2", "3"))
     rates = ", ".join(f"{given.recipe.stages[stage].learning_rate:g}" for stage in ("1", "2", "3"))
     assert f"stages of {steps} steps" in arms.origin(target) and f"Learning rates {rates} in the stages" in text

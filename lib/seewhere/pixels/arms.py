@@ -238,7 +238,11 @@ def _rates(folder: Path) -> str:
     recipe = storage.read_json(folder / ABOUT)["settings"]["recipe"]
     rates = ", ".join(f"{recipe['stages'][name]['learning_rate']:g}" for name in ("1", "2", "3"))
     shares = ", ".join(f"{task} {share:g}" for task, share in recipe["tuning"]["mixture"].items())
-    return f"Learning rates {rates} in the stages, {recipe['tuning']['learning_rate']:g} in fine-tuning on {shares}"
+    tuning, told = recipe["tuning"], recipe["stages"]["1"].get("pointing", 0.0)
+    looks = (
+        f". Where to look before a box is written is a loss of its own (weight {told:g}), in all arms" if told else ""
+    )
+    return f"Learning rates {rates} in the stages, {tuning['learning_rate']:g} in fine-tuning on {shares}{looks}"
 
 
 def ship(folder: Path, target: Path = SHIPPED) -> Path:
@@ -262,7 +266,14 @@ def card(table: pd.DataFrame, folder: Path) -> str:
     """What the shipped table is, and how it is made again."""
     found = table[table.box == "found"]
     scores = {arm: segmentation.cumulative(found[found.system == arm]) for arm in ARMS}
-    lines = "\n".join(f"| {arm} | {s.value:.1f} [{s.low:.1f}, {s.high:.1f}] |" for arm, s in scores.items())
+    given = table[table.box == "true"]
+    inside = {arm: segmentation.cumulative(given[given.system == arm]) for arm in ARMS}
+    hits = 100 * found.groupby("system").hit.mean()
+    lines = "\n".join(
+        f"| {arm} | {hits[arm]:.1f} | {s.value:.1f} [{s.low:.1f}, {s.high:.1f}] "
+        f"| {inside[arm].value:.1f} [{inside[arm].low:.1f}, {inside[arm].high:.1f}] |"
+        for arm, s in scores.items()
+    )
     seeds = sorted(table.seed.unique().tolist())
     count = found.groupby(["system", "seed"]).size().iloc[0]
     return (
@@ -272,7 +283,7 @@ def card(table: pd.DataFrame, folder: Path) -> str:
         f"{', '.join(map(str, seeds))}. {origin(folder).capitalize()}. A seed changes fine-tuning; pre-training "
         f"was done once per arm, by one recipe for all of them. {_rates(folder)}. The fine-tuned models themselves do "
         "not ship.\n\n"
-        f"| arm | cIoU |\n| --- | --- |\n{lines}\n\n"
+        f"| arm | P@1 of the box | cIoU | cIoU in the true box |\n| --- | --- | --- | --- |\n{lines}\n\n"
         f"Made by `{COMMAND} --out FOLDER --ship`; `{ABOUT}` holds every setting. Licence: Apache-2.0, like the code.\n"
     )
 
