@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -71,27 +72,55 @@ def compare(
     return style.finish(figure)
 
 
-def arms_chart(table: pd.DataFrame, order: Sequence[str], title: str = "") -> Figure:
-    """cIoU of every arm with its interval over images and seeds, and a dot for every seed."""
+def arms_chart(table: pd.DataFrame, order: Sequence[str]) -> Figure:
+    """Boxes found, masks in the found box and masks in the true box by arm, a panel each.
+
+    Bars have intervals over images and seeds, and a dot for every seed; a dashed line is what one box for everything
+    scores, filled.
+
+    Args:
+        table: predictions of arms under some seeds, of the constant box too where a line is wanted.
+        order: of the bars; arms that are not in the table are left out.
+    """
     known = [arm for arm in order if (table.system == arm).any()]
+    panels = [("boxes found: P@1 (%)", "found", _hits), ("masks in the found box: cIoU (%)", "found", _overlap)]
+    if (table.box == "true").any():
+        panels.append(("masks in the true box: cIoU (%)", "true", _overlap))
     with style.drawing():
-        figure, axes = pyplot.subplots(figsize=(5.2, 3.2))
-        for place, arm in enumerate(known):
-            part = table[table.system == arm]
-            whole = segmentation.cumulative(part, resample_seeds=True)
-            spread = [[whole.value - whole.low], [whole.high - whole.value]]
-            axes.bar(place, whole.value, color=style.color(place), width=0.7)
-            axes.errorbar(place, whole.value, yerr=spread, color="#222222", capsize=3)
-            for number, (_, own) in enumerate(part.groupby("seed")):
-                score = 100 * metrics.cumulative_iou(own.intersection, own.union)
-                axes.plot(place + 0.2 + 0.05 * number, score, "o", color=style.BLACK, markersize=3.5)
-            axes.annotate(
-                f"{whole.value:.1f}", (place, whole.high), xytext=(0, 3), textcoords="offset points", ha="center"
-            )
-        axes.set_xticks(range(len(known)), known)
-        axes.set(title=title, ylabel="cIoU (%)")
-        axes.margins(y=0.15)
+        figure, axes = pyplot.subplots(1, len(panels), figsize=(3.7 * len(panels), 3.2), squeeze=False)
+        for panel, (title, box, score) in zip(axes[0], panels, strict=True):
+            own = table[table.box == box]
+            for place, arm in enumerate(known):
+                _arm_bar(panel, place, own[own.system == arm], score)
+            constant = own[own.system == segmentation.ConstantBox.name]
+            if len(constant):
+                panel.axhline(
+                    score(constant).value, color="#777777", linestyle="--", linewidth=1, label=constant.system.iloc[0]
+                )
+                panel.legend(frameon=False, fontsize=8, loc="upper right")
+            panel.set_xticks(range(len(known)), known)
+            panel.set_title(title, fontsize=9.5)
+            panel.margins(y=0.25)
+            panel.set_ylim(bottom=0)
     return style.finish(figure)
+
+
+def _arm_bar(axes: Axes, place: int, part: pd.DataFrame, score: Callable[[pd.DataFrame], metrics.Interval]) -> None:
+    whole = score(part)
+    spread = [[whole.value - whole.low], [whole.high - whole.value]]
+    axes.bar(place, whole.value, color=style.color(place), width=0.7)
+    axes.errorbar(place, whole.value, yerr=spread, color="#222222", capsize=3)
+    for number, (_, own) in enumerate(part.groupby("seed")):
+        axes.plot(place + 0.2 + 0.05 * number, score(own).value, "o", color=style.BLACK, markersize=3.5)
+    axes.annotate(f"{whole.value:.1f}", (place, whole.high), xytext=(0, 3), textcoords="offset points", ha="center")
+
+
+def _hits(part: pd.DataFrame) -> metrics.Interval:
+    return metrics.pooled_interval(segmentation.by_seed(part, "hit"), segmentation.clusters(part)).scaled(100)
+
+
+def _overlap(part: pd.DataFrame) -> metrics.Interval:
+    return segmentation.cumulative(part, resample_seeds=True)
 
 
 def hundreds_chart(table: pd.DataFrame, seed: int = 0, size: int = segmentation.HUNDRED) -> Figure:

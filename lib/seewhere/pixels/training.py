@@ -1,4 +1,4 @@
-"""Training of the micro vision-language model in stages: what is trained, on which mixture, and its three losses.
+"""Training of the micro vision-language model in stages: what is trained, on which mixture, and its losses.
 
 Three stages (PVP, section 3.2). Stage 1: language model and connector, encoder frozen. Stage 2: the encoder too. Stage
 3: frozen again, fewer questions for colours. Beside them two controls: the *frozen* baseline, which goes on from stage
@@ -10,6 +10,9 @@ unless `lora_rank` asks for it, but for the three layers that find a place: thes
 `seewhere.models.micro_vlm_start` set. Trained from the start, they lost it before they were of use; held, the encoder's
 gradient is a clear one from the first step on. In the last two parts of stage 2 (and of the baseline) they learn too:
 by then the tokens hold more of a picture than the wiring reads.
+
+Three losses, of colours, masks and words, are in every recipe that asks for these; a fourth tells some heads where to
+look before a box is written (`seewhere.models.pointing`), where the recipe gives it a weight.
 """
 
 from __future__ import annotations
