@@ -6,8 +6,8 @@ told directly: at the token before the first corner their weight belongs on the 
 What these heads fetch is then what the layers behind them make corners of.
 
 The weights are computed anew from what goes into the layer, for these heads and tokens alone: attention that never
-forms them (`seewhere.models.shared_attention`, flash attention) can be taught as well. A loss on attention from a
-detector's boxes is an old one: compare Liu et al. 2017 ("Attention Correctness in Neural Image Captioning").
+forms them (`seewhere.models.shared_attention`, flash attention) can be taught as well. Teaching attention by
+boxes is not new: compare Liu et al. 2017 ("Attention Correctness in Neural Image Captioning").
 """
 
 from __future__ import annotations
