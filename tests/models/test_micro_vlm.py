@@ -110,6 +110,21 @@ def test_a_quiet_layer_answers_the_same_and_leaves_the_image_alone(model: MiniGP
     assert np.abs(read[0] - read[1]).mean() < 2
 
 
+def test_a_quiet_model_is_packed_as_such(model: MiniGPT, room: micro_vlm_start.Room, tmp_path: Path) -> None:
+    import copy
+
+    other = copy.deepcopy(model)
+    wired = micro_vlm_start.new_layers(other.language, room, quiet=True)[2]
+    with torch.no_grad():
+        other.language.model.layers[2].mlp.up_proj.weight.copy_(wired.mlp.up_proj.weight)
+    micro_vlm_weights.pack({"a": model, "b": other}, room, tmp_path)
+    layers = [micro_vlm_weights.unpack(name, tmp_path).language.model.layers[2] for name in "ab"]
+    used = wired.mlp.down_proj.weight.abs().sum(0) > 0
+    for layer, source in zip(layers, (model, other), strict=True):
+        wanted = source.language.model.layers[2].mlp.up_proj.weight[used]
+        torch.testing.assert_close(layer.mlp.up_proj.weight[used], wanted, atol=0.02, rtol=0)
+
+
 def test_the_connector_starts_from_the_encoder_s_own_tokens(model: MiniGPT, room: micro_vlm_start.Room) -> None:
     pictures = np.stack([np.asarray(image) for image in textures(12, seed=3)])
     wanted = micro_vlm_start.patch_content(torch.from_numpy(micro_vlm.cells(pictures, 64)), 8, len(room.content))

@@ -90,8 +90,9 @@ def test_an_answer_that_breaks_off_is_no_box() -> None:
 
 
 def test_what_a_box_covers() -> None:
-    shares = pointing.covered(torch.tensor([[0, 0, 50, 100], [25, 25, 75, 75], [60, 60, 60, 60], [100, 0, 100, 0]]), 2)
-    wanted = [[1, 0, 1, 0], [1, 1, 1, 1], [0, 0, 0, 1], [0, 1, 0, 0]]
+    boxes = [[0, 0, 50, 100], [25, 25, 75, 75], [60, 60, 60, 60], [100, 0, 100, 0], [0, 0, 75, 100], [40, 0, 90, 30]]
+    shares = pointing.covered(torch.tensor(boxes), 2)
+    wanted = [[1, 0, 1, 0], [1, 1, 1, 1], [0, 0, 0, 1], [0, 1, 0, 0], [1, 0.5, 1, 0.5], [0.25, 1, 0, 0]]
     torch.testing.assert_close(shares, torch.tensor(wanted, dtype=torch.float32))
 
 

@@ -54,7 +54,10 @@ def test_arms_are_made_asked_and_gone_on_with(
     assert table.groupby(["system", "seed"]).size().to_dict() == {
         (a, s): 6 for a in ("both", "neither", constant) for s in (0, 1)
     }
-    assert segmentation.boxes_gain(found := table[table.system == constant], found).value == 0
+    filled = table[(table.system == constant) & (table.seed == 0)]
+    assert filled[filled.box == "true"].hit.all() and not filled[filled.box == "found"].hit.all()
+    same = table[(table.system == constant) & (table.seed == 1)]
+    assert filled.intersection.tolist() == same.intersection.tolist()
     found = table[table.box == "found"]
     assert segmentation.gain(*(found[found.system == arm] for arm in ("both", "neither"))).n == 6
     with pytest.raises(ValueError, match="lacks the arms adaptation, pixels"):

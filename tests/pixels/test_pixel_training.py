@@ -159,6 +159,9 @@ def test_looks_are_told_where_a_recipe_asks_for_it(folder: Path, scenes: WorldPa
     training = PixelTraining(asked, tmp_path, one, model=MiniGPT.load(folder))
     parts = [training.one_step() for _ in range(12)]
     assert parts[0]["loss"] == pytest.approx(parts[0]["words"] + parts[0]["pointing"], rel=1e-4)
+    half = dataclasses.replace(asked, pointing=1.0)
+    first = PixelTraining(half, tmp_path / "half", one, model=MiniGPT.load(folder)).one_step()
+    assert first["pointing"] == pytest.approx(parts[0]["pointing"] / 2, rel=1e-4)
     looked = [part["pointing"] for part in parts]
     assert np.mean(looked[-3:]) < np.mean(looked[:3]) - 0.2, looked
     without = dataclasses.replace(asked, mixture={"caption": 1.0}, steps=1)
@@ -180,6 +183,9 @@ def test_no_question_in_words_is_longer_than_asked_for(folder: Path, scenes: Wor
         patch.setattr(mixture, "words_samples", noted)
         training.one_step()
     assert seen and max(seen) <= 19
+    short = dataclasses.replace(given, longest=4)
+    with pytest.raises(ValueError, match="expected a larger `longest`"):
+        PixelTraining(short, tmp_path / "short", scenes, model=MiniGPT.load(folder)).one_step()
 
 
 def test_colours_learnt_on_one_picture_are_read_back(folder: Path, scenes: WorldPairs, tmp_path: Path) -> None:

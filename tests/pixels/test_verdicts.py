@@ -109,6 +109,8 @@ def test_f21_from_the_arms_asks_each_pair_that_differs_in_the_encoder_alone() ->
     }
     assert claims.verdict("F21", records).verdict == claims.REPRODUCED
     assert records[0]["seeds"] == [0, 1, 2] and records[0]["n"] == 180
+    others = verdicts.arm_gains(table, MASKS, boxes=None)
+    assert len(others) == 10 and not any(r["claim"] == "F21" for r in others)
     with pytest.raises(ValueError, match="the same references under the same seeds"):
         segmentation.boxes_gain(table[table.system == "both"], table[(table.system == "pixels") & (table.seed < 2)])
 
@@ -147,7 +149,11 @@ def test_f18_from_the_table_of_the_four_arms() -> None:
     worse = verdicts.arm_gains(arm_table({"both": 0.1, "pixels": 0.1, "adaptation": 0.08, "neither": 0.0}), MASKS)
     assert claims.verdict("F18", worse).verdict != claims.REPRODUCED
     assert verdicts.arm_gains(arms.shipped("nowhere"), MASKS) == []
-    assert isinstance(drawings.arms_chart(table, arms.ARMS), Figure)
+    assert len(drawings.arms_chart(table, arms.ARMS).axes) == 2
+    constant = table[table.system == "neither"].assign(system=segmentation.ConstantBox.name)
+    whole = pd.concat([table, constant])
+    panels = drawings.arms_chart(pd.concat([whole, whole.assign(box="true")]), arms.ARMS).axes
+    assert len(panels) == 3 and all(len(panel.patches) == 4 and panel.get_legend() for panel in panels)
     assert isinstance(drawings.hundreds_chart(table, size=50), Figure)
     assert isinstance(drawings.by_property(table, "area", [0.02, 0.06], ["small", "middling", "large"]), Figure)
 

@@ -1,8 +1,8 @@
 """Where the micro vision-language model starts to read places: with the look-up wired, not with what is to be seen.
 
 A Transformer of this size finds out late and slowly which of an image's tokens a question's coordinates mean. So three
-layers are put in front of the micro language model, whose values spell that out and are held until the last part of the
-training for pixels; the micro language model's own layers follow and are trained.
+layers are put in front of the micro language model, whose values spell that out and are held until late in training;
+the micro language model's own layers follow and are trained.
 
 * *Look back*: the tokens from which an answer is predicted collect the two coordinates.
 * *Fetch*: they meet the image's token in that column and row of patches and take over what it holds.
@@ -118,9 +118,9 @@ def new_layers(model: Any, room: Room, blank: bool = False, quiet: bool = False)
         model: Llama of the shape.
         room: directions to wire them along.
         blank: what is not wired is zero. By default it is drawn at random behind zeros, so that it can be learnt.
-        quiet: the third layer leaves an image's tokens alone. Otherwise it adds a number to these too, asked or not,
-            and much larger than what they hold: the answers' tokens never look at that, but later layers have to look
-            past it where they compare the image's tokens with words.
+        quiet: the third layer leaves an image's tokens alone, until training changes that. Otherwise it adds a number
+            to these too, asked or not, and much larger than what they hold: the answers' tokens never look at that, but
+            later layers have to look past it where they compare the image's tokens with words.
 
     Raises:
         ValueError: a model whose layers are too small for the wiring.

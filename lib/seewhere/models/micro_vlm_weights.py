@@ -88,7 +88,7 @@ def _changes(model: MiniGPT, room: micro_vlm_start.Room) -> dict[str, torch.Tens
     found: dict[str, torch.Tensor] = {}
     for number, wired in enumerate(micro_vlm_start.new_layers(language, room, blank=True)):
         held = language.model.layers[number]
-        if any(_differs(held, wired, name) for name in _LETTING_OUT):
+        if any(_differs(held, wired, name) for name in _LETTING_OUT) or _reads_otherwise(held, wired):
             own = held.state_dict()
             found |= {f"{_READING[number]}{k}": own[k].cpu().float() - v for k, v in wired.state_dict().items()}
     return found
@@ -112,6 +112,14 @@ _LETTING_OUT = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
 def _differs(held: nn.Module, wired: nn.Module, name: str) -> bool:
     ours, theirs = (layer.get_parameter(name).detach().cpu().float() for layer in (held, wired))
     return not torch.allclose(ours, theirs, rtol=2e-3, atol=2e-3 * float(theirs.abs().max()) + 1e-6)
+
+
+def _reads_otherwise(held: Any, wired: Any) -> bool:
+    """Whether the wired units take in something else than was wired: those of a quiet layer do."""
+    used = wired.mlp.down_proj.weight.detach().cpu().abs().sum(0) > 0
+    ours, theirs = (layer.mlp.up_proj.weight.detach().cpu().float()[used] for layer in (held, wired))
+    largest = float(theirs.abs().max()) if len(theirs) else 0.0
+    return not torch.allclose(ours, theirs, rtol=2e-3, atol=2e-3 * largest + 1e-6)
 
 
 @cache

@@ -78,6 +78,8 @@ Where = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 def looks(seen: Watched, start: int, width: int, where: Where, heads: int) -> torch.Tensor:
     """Logarithms of attention weights on what stands before the questions, (K, heads, start), float32.
 
+    Under mixed precision scores are products of that precision, as the layer's own are.
+
     Args:
         seen: what went into the layer.
         start: tokens before the questions, the image among them; every question sees all of them.
@@ -147,7 +149,7 @@ def boxes_asked_for(questions: Questions, corners: torch.Tensor) -> Boxes:
 
 
 def covered(corners: torch.Tensor, grid: int) -> torch.Tensor:
-    """How much of each patch a box covers, (K, grid * grid) in raster order; 1 for the patch it covers most.
+    """How much of each patch a box covers, over the most that it covers of any: (K, grid * grid) in raster order.
 
     Args:
         corners: (K, 4) in hundredths of a side; boxes of no extent count as a hundredth.
@@ -166,6 +168,8 @@ def pointing_loss(
     seen: Watched, questions: Questions, image_at: int, grid: int, corners: torch.Tensor, heads: int = HEADS
 ) -> torch.Tensor | None:
     """Mean over boxes and heads of -log(attention's weight on what the box covers); None where no box is asked for.
+
+    The weight on a patch counts by how much of it is covered (`covered`).
 
     Args:
         seen: from `watched`, after the pass over the questions.

@@ -183,11 +183,11 @@ def _constant(references: Sequence[segmentation.Reference], seeds: Sequence[int]
     """What needs no model, asked the same under every seed: see `segmentation.ConstantBox`."""
     constant = segmentation.ConstantBox.of(references)
     ways = [
-        segmentation.predict(constant, references, constant.name, seed, true_box=given, progress=False)[0]
-        for seed in seeds
+        segmentation.predict(constant, references, constant.name, true_box=given, progress=False)[0]
         for given in (False, True)
     ]
-    return pd.concat(ways, ignore_index=True)[list(KEPT)]
+    rows = pd.concat(ways, ignore_index=True)[list(KEPT)]
+    return pd.concat([rows.assign(seed=seed) for seed in seeds], ignore_index=True)
 
 
 def _copy(model: MiniGPT | None) -> MiniGPT | None:
@@ -234,14 +234,15 @@ def origin(folder: Path | str = SHIPPED) -> str:
 
 
 def _rates(folder: Path) -> str:
-    """Learning rates and fine-tuning mixture as they were, for the card."""
+    """Learning rates, fine-tuning mixture and what helps boxes on, as they were, for the card."""
     recipe = storage.read_json(folder / ABOUT)["settings"]["recipe"]
     rates = ", ".join(f"{recipe['stages'][name]['learning_rate']:g}" for name in ("1", "2", "3"))
     shares = ", ".join(f"{task} {share:g}" for task, share in recipe["tuning"]["mixture"].items())
     tuning, told = recipe["tuning"], recipe["stages"]["1"].get("pointing", 0.0)
     looks = (
-        f". Where to look before a box is written is a loss of its own (weight {told:g}), in all arms" if told else ""
+        f". In all arms, where to look before a box is written is a loss of its own (weight {told:g})" if told else ""
     )
+    looks += ", and the layer that reads numbers was quiet" if recipe["stages"]["1"].get("quiet") else ""
     return f"Learning rates {rates} in the stages, {tuning['learning_rate']:g} in fine-tuning on {shares}{looks}"
 
 
@@ -265,9 +266,10 @@ def ship(folder: Path, target: Path = SHIPPED) -> Path:
 def card(table: pd.DataFrame, folder: Path) -> str:
     """What the shipped table is, and how it is made again."""
     found = table[table.box == "found"]
-    scores = {arm: segmentation.cumulative(found[found.system == arm]) for arm in ARMS}
+    systems = [name for name in (*ARMS, segmentation.ConstantBox.name) if (found.system == name).any()]
+    scores = {arm: segmentation.cumulative(found[found.system == arm]) for arm in systems}
     given = table[table.box == "true"]
-    inside = {arm: segmentation.cumulative(given[given.system == arm]) for arm in ARMS}
+    inside = {arm: segmentation.cumulative(given[given.system == arm]) for arm in systems}
     hits = 100 * found.groupby("system").hit.mean()
     lines = "\n".join(
         f"| {arm} | {hits[arm]:.1f} | {s.value:.1f} [{s.low:.1f}, {s.high:.1f}] "
@@ -278,8 +280,9 @@ def card(table: pd.DataFrame, folder: Path) -> str:
     count = found.groupby(["system", "seed"]).size().iloc[0]
     return (
         "# micro-segmentation\n\n"
-        "Predictions of the four arms of table 7 (pixel questions and an adapted encoder, each alone, neither), one "
-        f"row per arm, seed, reference and kind of box (found, or given): {count} references, seeds "
+        "Predictions of the four arms of table 7 (pixel questions and an adapted encoder, each alone, neither) and "
+        "of the constant box, which needs no model: one box for every phrase, filled, or the true box, filled. One row "
+        f"per arm, seed, reference and kind of box (found, or given): {count} references, seeds "
         f"{', '.join(map(str, seeds))}. {origin(folder).capitalize()}. A seed changes fine-tuning; pre-training "
         f"was done once per arm, by one recipe for all of them. {_rates(folder)}. The fine-tuned models themselves do "
         "not ship.\n\n"
@@ -305,8 +308,8 @@ def register(subparsers: Any) -> None:
         action="append",
         default=[],
         metavar="ARM=FOLDER",
-        help="an arm that goes on from a model of `seewhere train pixels` under the same recipe: FOLDER@3 is one after "
-        "stage 2 or frozen (not after their later parts, which no arm has), FOLDER one after a stage 3 behind it",
+        help="an arm that goes on from a model made by `seewhere train pixels --recipe FILE` of this command's recipe: "
+        "FOLDER@3 is one after stage 2 or frozen, FOLDER one after a stage 3 behind it",
     )
     add_recipe_arguments(parser, OF_ARMS)
     for name in ("images", "scenes"):

@@ -75,8 +75,8 @@ def compare(
 def arms_chart(table: pd.DataFrame, order: Sequence[str]) -> Figure:
     """Boxes found, masks in the found box and masks in the true box by arm, a panel each.
 
-    Bars have intervals over images and seeds, and a dot for every seed; a dashed line is what one box for everything
-    scores, filled.
+    Bars have intervals over images and seeds, and a dot for every seed; a dashed line is what the constant box scores:
+    one box for everything, filled, and in the third panel the true box, filled.
 
     Args:
         table: predictions of arms under some seeds, of the constant box too where a line is wanted.

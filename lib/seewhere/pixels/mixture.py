@@ -134,10 +134,21 @@ def words_question(scene: Scene, task: str, random: Random) -> tuple[str, str]:
 def words_samples(
     model: MiniGPT, scene: Scene, mixture: Mapping[str, float], count: int, random: Random, longest: int = 40
 ) -> list[Sample]:
-    """Questions in words about one scene, in tokens; what is longer than `longest` tokens is drawn anew."""
+    """Questions in words about one scene, in tokens; what is longer than `longest` tokens is drawn anew, its task too.
+
+    Raises:
+        ValueError: in a thousand draws hardly any question was that short.
+    """
     shares = [mixture.get(word, 0.0) for word in WORDS]
     found: list[Sample] = []
+    drawn = 0
     while len(found) < count:
+        if drawn > 1000 + 100 * len(found):
+            raise ValueError(
+                f"{drawn} questions in words were drawn, and {len(found)} have no more than {longest} tokens with "
+                "their answers; expected a larger `longest` in the recipe, or other tasks in its mixture"
+            )
+        drawn += max(2, count - len(found))
         asked = [
             words_question(scene, random.choices(WORDS, shares)[0], random) for _ in range(max(2, count - len(found)))
         ]

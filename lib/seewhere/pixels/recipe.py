@@ -1,4 +1,4 @@
-"""How the pixel models are trained, read from one file: the same stages for the models and for the arms beside them.
+"""How pixel models are trained, read from a file: the same stages for all that are compared with one another.
 
 A comparison of two models means what it says only if their trainings differ in nothing else. So steps, mixtures and
 rates are no constants of the code and no flags to be remembered: they stand in ``presets/train_pixels.toml`` and, for
@@ -44,8 +44,8 @@ class PixelSettings:
         mixture: share of the pictures for each task (`mixture.TASKS`).
         colour_questions, mask_questions, word_questions: about one picture. Many colours of few pictures are cheap;
             few of many pictures would vary more.
-        longest: tokens of a question in words with its answer; longer ones are drawn anew. All of a step are padded to
-            the longest among them.
+        longest: tokens of a question in words with its answer; longer ones are drawn anew, their task too. All of a
+            step are padded to the longest among them.
         learning_rate: of matrices (Muon), embeddings, biases and norms (AdamW).
         scenes, textures, frames: pictures of each kind to draw from; frames are of each game.
         textured: share of textures and frames among the pictures asked for colours.

@@ -272,8 +272,10 @@ def _check_paired(first: pd.DataFrame, second: pd.DataFrame) -> None:
         )
 
 
-def boxes_gain(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) -> metrics.Interval:
-    """P@1 of the box of `first` minus that of `second`, points, paired by reference and seed; both are resampled.
+def boxes_gain(first: pd.DataFrame, second: pd.DataFrame) -> metrics.Interval:
+    """P@1 of the box of `first` minus that of `second`, points, paired by reference and seed.
+
+    Images and seeds are resampled.
 
     Raises:
         ValueError: tables over other references or seeds.
@@ -281,7 +283,7 @@ def boxes_gain(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) -> metr
     _check_paired(first, second)
     hits, others = by_seed(first, "hit"), by_seed(second, "hit")
     better = {number: own.astype(float) - others[number].astype(float) for number, own in hits.items()}
-    return metrics.pooled_interval(better, clusters(first), seed=seed).scaled(100)
+    return metrics.pooled_interval(better, clusters(first)).scaled(100)
 
 
 def summary(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:

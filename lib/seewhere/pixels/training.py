@@ -8,8 +8,8 @@ how often and at which rate stands in the recipe (`seewhere.pixels.recipe`).
 Where the paper adapts its language model by LoRA, all of ours is trained (of a width of 192, rank 64 would save little)
 unless `lora_rank` asks for it, but for the three layers that find a place: these keep what
 `seewhere.models.micro_vlm_start` set. Trained from the start, they lost it before they were of use; held, the encoder's
-gradient is a clear one from the first step on. In the last two parts of stage 2 (and of the baseline) they learn too:
-by then the tokens hold more of a picture than the wiring reads.
+gradient is a clear one from the first step on. Where a recipe says ``reading`` they learn too, late: by then the tokens
+hold more of a picture than the wiring reads.
 
 Three losses, of colours, masks and words, are in every recipe that asks for these; a fourth tells some heads where to
 look before a box is written (`seewhere.models.pointing`), where the recipe gives it a weight.
@@ -18,6 +18,7 @@ look before a box is written (`seewhere.models.pointing`), where the recipe give
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -224,9 +225,9 @@ class PixelTraining(StepwiseTraining):
         ]
         before, _ = model.split_prompts(["<Img><ImageHere></Img>"])
         questions = collate_questions(samples)
-        with pointing.watched(body_of(model.language)) as seen:
+        with pointing.watched(body_of(model.language)) if settings.pointing else nullcontext() as seen:
             found = {"words": question_loss(model.language, model.prefix(tokens, before), questions, loss=self._words)}
-            if settings.pointing:
+            if seen is not None:
                 loss = pointing.pointing_loss(seen, questions, len(before), model.grid, self._corners)
                 if loss is not None:
                     found["pointing"] = settings.pointing * loss

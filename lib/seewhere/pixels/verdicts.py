@@ -208,7 +208,10 @@ def forgetting_table(rows: pd.DataFrame, order: Sequence[str] = ()) -> pd.DataFr
 
 
 def arm_gains(
-    table: pd.DataFrame, origin: SegmentationOrigin, folder: Path | str = arms.SHIPPED
+    table: pd.DataFrame,
+    origin: SegmentationOrigin,
+    folder: Path | str = arms.SHIPPED,
+    boxes: str | None = "F21",
 ) -> list[results.Record]:
     """F18 and F21 from the table of the four arms; seeds are resampled with the images, as they trained other models.
 
@@ -219,6 +222,7 @@ def arm_gains(
         table: of predictions.
         origin: of the records, but for seeds, weights and training, which are the table's own.
         folder: where the table lies.
+        boxes: claim of the records about boxes; None where other models than the package's are on trial.
     """
     if table.empty:
         return []
@@ -250,7 +254,7 @@ def arm_gains(
         for metric, other in (("referring_gain", second), ("referring_over_constant", constant)):
             if {first, other} <= by_arm.keys():
                 better = segmentation.boxes_gain(by_arm[first], by_arm[other])
-                found.append(origin.record(better, "F21", metric, arm=first, over=other))
+                found.append(origin.record(better, boxes, metric, arm=first, over=other))
     return found
 
 
