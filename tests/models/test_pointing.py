@@ -12,7 +12,7 @@ from seewhere.models import pointing
 from seewhere.models.prefix_training import question_inputs
 from seewhere.models.shared_attention import shared_attention
 from seewhere.packing import Questions, Sample, collate_questions
-from transformers import LlamaConfig, LlamaForCausalLM
+from tiny_models import tiny_llama
 
 GRID = 3
 CORNERS = torch.arange(20, 121)  # of a vocabulary in which nothing else is that large
@@ -20,18 +20,7 @@ BRACE, CLOSE, END = 5, 6, 2
 
 
 def make(key_heads: int = 4) -> Any:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=121,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=key_heads,
-        initializer_range=0.3,
-        attn_implementation="eager",
-    )
-    return LlamaForCausalLM(config)
+    return tiny_llama(121, layers=3, num_key_value_heads=key_heads, attn_implementation="eager")
 
 
 def box(*corners: int) -> tuple[int, ...]:

@@ -109,17 +109,16 @@ def check_wired(model: MiniGPT, room: micro_vlm_start.Room) -> None:
 _LETTING_OUT = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
 
 
-def _differs(held: nn.Module, wired: nn.Module, name: str) -> bool:
-    ours, theirs = (layer.get_parameter(name).detach().cpu().float() for layer in (held, wired))
-    return not torch.allclose(ours, theirs, rtol=2e-3, atol=2e-3 * float(theirs.abs().max()) + 1e-6)
-
-
-def _reads_otherwise(held: Any, wired: Any) -> bool:
-    """Whether the wired units take in something else than was wired: those of a quiet layer do."""
-    used = wired.mlp.down_proj.weight.detach().cpu().abs().sum(0) > 0
-    ours, theirs = (layer.mlp.up_proj.weight.detach().cpu().float()[used] for layer in (held, wired))
+def _differs(held: nn.Module, wired: nn.Module, name: str, rows: torch.Tensor | slice = slice(None)) -> bool:
+    ours, theirs = (layer.get_parameter(name).detach().cpu().float()[rows] for layer in (held, wired))
     largest = float(theirs.abs().max()) if len(theirs) else 0.0
     return not torch.allclose(ours, theirs, rtol=2e-3, atol=2e-3 * largest + 1e-6)
+
+
+def _reads_otherwise(held: nn.Module, wired: nn.Module) -> bool:
+    """Whether the wired units take in something else than was wired: those of a quiet layer do."""
+    used = wired.get_parameter("mlp.down_proj.weight").detach().cpu().abs().sum(0) > 0
+    return _differs(held, wired, "mlp.up_proj.weight", used)
 
 
 @cache

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -33,19 +33,17 @@ class Watched:
     """What went into a layer's attention at its last call: `states` (B, L, D), `cos` and `sin` (B, L, d)."""
 
     module: Any
-    inputs: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
     def take(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The last call's; forgotten here.
+        """The last call's.
 
         Raises:
             RuntimeError: the layer was not called.
         """
-        if not self.inputs:
+        if self.inputs is None:
             raise RuntimeError("the watched layer was not called; expected a forward pass within `watched`")
-        found = self.inputs[-1]
-        self.inputs.clear()
-        return found
+        return self.inputs
 
 
 @contextmanager
@@ -61,14 +59,14 @@ def watched(body: Any, layer: int = LAYER) -> Iterator[Watched]:
     def keep(_: Any, args: tuple[Any, ...], given: dict[str, Any]) -> None:
         states = given["hidden_states"] if "hidden_states" in given else args[0]
         cos, sin = given["position_embeddings"]
-        seen.inputs.append((states, cos, sin))
+        seen.inputs = states, cos, sin
 
     handle = seen.module.register_forward_pre_hook(keep, with_kwargs=True)
     try:
         yield seen
     finally:
         handle.remove()
-        seen.inputs.clear()
+        seen.inputs = None  # it holds on to the pass's graph
 
 
 Where = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -185,7 +183,6 @@ def pointing_loss(
     """
     boxes = boxes_asked_for(questions.to(corners.device), corners)
     if not len(boxes.corners):
-        seen.inputs.clear()
         return None
     width = questions.tokens.shape[2]
     start = image_at + grid * grid + questions.shared.shape[1]

@@ -265,19 +265,16 @@ def ship(folder: Path, target: Path = SHIPPED) -> Path:
 
 def card(table: pd.DataFrame, folder: Path) -> str:
     """What the shipped table is, and how it is made again."""
-    found = table[table.box == "found"]
-    systems = [name for name in (*ARMS, segmentation.ConstantBox.name) if (found.system == name).any()]
-    scores = {arm: segmentation.cumulative(found[found.system == arm]) for arm in systems}
-    given = table[table.box == "true"]
-    inside = {arm: segmentation.cumulative(given[given.system == arm]) for arm in systems}
-    hits = 100 * found.groupby("system").hit.mean()
+    scores = segmentation.summary(table.assign(data="all")).set_index(["box", "system"])
+    ciou = {at: f"{row.cIoU:.1f} [{row.low:.1f}, {row.high:.1f}]" for at, row in scores.iterrows()}
+    hits = scores["P@1 of the box"]["found"]
     lines = "\n".join(
-        f"| {arm} | {hits[arm]:.1f} | {s.value:.1f} [{s.low:.1f}, {s.high:.1f}] "
-        f"| {inside[arm].value:.1f} [{inside[arm].low:.1f}, {inside[arm].high:.1f}] |"
-        for arm, s in scores.items()
+        f"| {name} | {hits[name]:.1f} | {ciou['found', name]} | {ciou['true', name]} |"
+        for name in (*ARMS, segmentation.ConstantBox.name)
+        if name in hits
     )
     seeds = sorted(table.seed.unique().tolist())
-    count = found.groupby(["system", "seed"]).size().iloc[0]
+    count = table[table.box == "found"].groupby(["system", "seed"]).size().iloc[0]
     return (
         "# micro-segmentation\n\n"
         "Predictions of the four arms of table 7 (pixel questions and an adapted encoder, each alone, neither) and "
