@@ -112,14 +112,7 @@ def _arm_bar(axes: Axes, place: int, part: pd.DataFrame, score: Callable[[pd.Dat
     axes.errorbar(place, whole.value, yerr=spread, color="#222222", capsize=3)
     for number, (_, own) in enumerate(part.groupby("seed")):
         axes.plot(place + 0.2 + 0.05 * number, score(own).value, "o", color=style.BLACK, markersize=3.5)
-    axes.annotate(
-        f"{whole.value:.1f}",
-        (place, whole.high),
-        xytext=(0, 3),
-        textcoords="offset points",
-        ha="center",
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},  # a line may pass behind the number
-    )
+    axes.annotate(f"{whole.value:.1f}", (place, whole.high), xytext=(0, 3), textcoords="offset points", ha="center")
 
 
 def _hits(part: pd.DataFrame) -> metrics.Interval:
