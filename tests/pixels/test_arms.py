@@ -9,39 +9,51 @@ import torch
 from seewhere import storage
 from seewhere.pixels import arms, readers, segmentation
 from seewhere.pixels.arms import ARMS, ArmSettings
-from seewhere.pixels.recipe import OF_ARMS, TRAINING, load
+from seewhere.pixels.recipe import OF_ARMS, TRAINING, load, whole
 
 
 def test_what_is_left_out_is_not_replaced() -> None:
-    settings = ArmSettings(recipe=load(OF_ARMS).with_steps({"1": 400, "2": 1000, "frozen": 1000, "3": 400}))
+    settings = ArmSettings(recipe=load(OF_ARMS))
     recipes = {arm: arms.stage_settings(arm, settings) for arm in ARMS}
-    for number, stage in enumerate(("1", "2", "3")):
-        full = recipes["both"][number]
-        for arm in ARMS:
-            recipe = recipes[arm][number]
-            assert recipe.adapt == (stage == "2" and arm in ("both", "adaptation"))
+    stages = settings.recipe.stages
+    assert list(recipes["both"]) == ["1", "2", "2-on", "3"] and list(recipes["neither"]) == [
+        "1",
+        "frozen",
+        "frozen-on",
+        "3",
+    ]
+    assert all(recipes[arm] == {name: stages[name] for name in recipes[arm]} for arm in ("both", "pixels"))
+    assert settings.starts == ()
+    # Nothing else tells the arms apart.
+    apart = {"adapt", "steps", "mixture", "textures", "frames"}
+    for name, full in recipes["both"].items():
+        own = [recipes[arm][name if name in recipes[arm] else name.replace("2", "frozen")] for arm in ARMS]
+        for arm, recipe in zip(ARMS, own, strict=True):
+            assert recipe.adapt == (whole(name) == "2" and arm in ("both", "adaptation"))
             assert ("colour" in recipe.mixture) == (arm in ("both", "pixels"))
             for task in recipe.mixture:
                 asked = recipe.steps * recipe.mixture[task] / sum(recipe.mixture.values())
                 wanted = full.steps * full.mixture[task] / sum(full.mixture.values())
-                assert asked == pytest.approx(wanted, rel=0.01), (arm, stage, task)
-    stages = settings.recipe.stages
-    assert recipes["both"] == [stages["1"], stages["2"], stages["3"]]
-    assert recipes["pixels"] == [stages["1"], stages["frozen"], stages["3"]]
-    assert settings.starts == ()
-    # Nothing else tells the arms apart.
-    apart = {"adapt", "steps", "mixture", "textures", "frames"}
-    for number in range(3):
-        kept = [{k: v for k, v in asdict(recipes[arm][number]).items() if k not in apart} for arm in ARMS]
+                assert asked == pytest.approx(wanted, rel=0.01), (arm, name, task)
+        kept = [{k: v for k, v in asdict(recipe).items() if k not in apart} for recipe in own]
         assert all(values == kept[0] for values in kept)
     with pytest.raises(ValueError, match="unknown arm"):
         arms.stage_settings("most", settings)
 
 
+def test_steps_are_typed_by_name() -> None:
+    recipe = load(OF_ARMS)
+    assert arms._steps(["1=5", "2-on=7"], recipe) == {"1": 5, "2-on": 7, "frozen-on": 7}
+    assert arms._steps([], recipe) == {}
+    for odd in ("5", "4=5", "frozen=5", "1=0", "1=many"):
+        with pytest.raises(ValueError, match="expected NAME=STEPS, a name of 1, 2, 2-on, 3"):
+            arms._steps([odd], recipe)
+
+
 @pytest.fixture
 def settings() -> ArmSettings:
     small = load(OF_ARMS).changed(images=2, scenes=6, textures=2, frames=0, colour_questions=4, bf16=False)
-    steps = small.with_steps({"1": 1, "2": 1, "3": 1, "frozen": 1}, tuning=1)
+    steps = small.with_steps(dict.fromkeys(small.stages, 1), tuning=1)
     return ArmSettings(recipe=steps, references=3, styles=("world",), world_preset="smoke")
 
 
@@ -102,8 +114,8 @@ def test_the_shipped_table_and_its_card(tmp_path: Path) -> None:
     text = (target / arms.CARD).read_text()
     assert "| both | 100.0 | 70.0 [70.0, 70.0] | 70.0 [70.0, 70.0] |" in text and "a loss of its own" in text
     assert "4 references, seeds 0, 1, 2" in text
-    steps = "+".join(str(given.recipe.stages[stage].steps) for stage in ("1", "2", "3"))
-    rates = ", ".join(f"{given.recipe.stages[stage].learning_rate:g}" for stage in ("1", "2", "3"))
+    steps = "+".join(str(given.recipe.stages[stage].steps) for stage in ("1", "2", "2-on", "3"))
+    rates = ", ".join(f"{given.recipe.stages[stage].learning_rate:g}" for stage in ("1", "2", "2-on", "3"))
     assert f"stages of {steps} steps" in arms.origin(target) and f"Learning rates {rates} in the stages" in text
     assert arms.shipped_hash(target) and str(tmp_path) not in (target / arms.ABOUT).read_text()
     assert arms.shipped(tmp_path).empty and arms.origin(tmp_path) == "" and arms.shipped_hash(tmp_path) == {}
@@ -112,7 +124,7 @@ def test_the_shipped_table_and_its_card(tmp_path: Path) -> None:
 def test_a_given_start_has_to_come_from_the_same_recipe(settings: ArmSettings, home: Path, tmp_path: Path) -> None:
     given = tmp_path / "run" / "model"
     readers.tiny_reader().model.write(given)
-    elsewhere = replace(settings, starts=(("pixels", f"{given}@2"),))
+    elsewhere = replace(settings, starts=(("pixels", f"{given}@frozen"),))
     with pytest.raises(ValueError, match="cannot stand for a training under this recipe"):
         arms.start_of("pixels", elsewhere, tmp_path / "arms", progress=False)
     first = asdict(settings.recipe.stages["1"])
@@ -124,3 +136,6 @@ def test_a_given_start_has_to_come_from_the_same_recipe(settings: ArmSettings, h
         else:
             with pytest.raises(ValueError, match=r"trained by another recipe: learning_rate 1.0 instead of"):
                 arms.start_of("pixels", elsewhere, tmp_path / "arms", progress=False)
+    nowhere = replace(settings, starts=(("pixels", f"{given}@2"),))
+    with pytest.raises(ValueError, match="pixels has the stages 1, frozen, frozen-on, 3; expected one of them"):
+        arms.start_of("pixels", nowhere, tmp_path / "arms", progress=False)

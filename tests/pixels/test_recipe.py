@@ -66,10 +66,34 @@ def test_a_recipe_that_is_not_whole_is_refused(old: str, new: str, message: str,
 
 def test_the_arms_have_a_recipe_of_their_own_in_which_only_the_encoder_differs() -> None:
     found = recipe.load(recipe.OF_ARMS)
-    assert tuple(sorted(found.stages)) == tuple(sorted(recipe.REQUIRED))
-    assert dataclasses.replace(found.stages["frozen"], adapt=True) == found.stages["2"]
-    assert [found.after[name] for name in ("1", "2", "3", "frozen")] == ["", "1", "2", "1"]
+    assert recipe.chain(found.stages, "1", "2", "3") == ["1", "2", "2-on", "3"]
+    recipe.check_only_the_encoder_differs(found, "packaged")
+    expected = {"1": "", "2": "1", "2-on": "2", "3": "2-on", "frozen": "1", "frozen-on": "frozen"}
+    assert found.after == expected
+    # Later parts ask other questions about other scenes.
+    assert len({found.stages[name].seed for name in ("2", "2-on", "3")}) == 3
     assert all(stage.quiet and stage.pointing > 0 for stage in (*found.stages.values(), found.tuning))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"frozen-on": {"steps": 7}}, r"\[stages.frozen-on\] has to be \[stages.2-on\] .*: steps 7 against 1200"),
+        ({"frozen": {"adapt": True}}, r"\[stages.frozen\] has to hold the encoder and \[stages.2\] to adapt it"),
+        ({"frozen-on": None}, r"parts of 2: 2, 2-on; of frozen: frozen"),
+    ],
+)
+def test_a_recipe_whose_arms_differ_in_more_than_the_encoder_is_refused(
+    changed: dict[str, dict[str, object] | None], message: str
+) -> None:
+    found = recipe.load(recipe.OF_ARMS)
+    for name, values in changed.items():
+        if values is None:
+            del found.stages[name]
+        else:
+            found.stages[name] = dataclasses.replace(found.stages[name], **values)
+    with pytest.raises(ValueError, match=message):
+        recipe.check_only_the_encoder_differs(found, "own.toml")
 
 
 def finished(place: Path, settings: recipe.PixelSettings, start: str = "") -> str:

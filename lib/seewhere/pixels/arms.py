@@ -24,12 +24,23 @@ from seewhere.models.minigpt import SETTINGS_FILE, MiniGPT
 from seewhere.pixels import segmentation
 from seewhere.pixels.commands import add_recipe_arguments
 from seewhere.pixels.reader import PixelReader
-from seewhere.pixels.recipe import OF_ARMS, PixelSettings, Recipe, check_made, load
+from seewhere.pixels.recipe import (
+    OF_ARMS,
+    PixelSettings,
+    Recipe,
+    chain,
+    check_made,
+    check_only_the_encoder_differs,
+    load,
+    whole,
+)
 from seewhere.pixels.training import PixelTraining
 from seewhere.world import export
 
 ARMS = ("both", "pixels", "adaptation", "neither")
 WITH_PIXELS, ADAPTED = ("both", "pixels"), ("both", "adaptation")
+TRAINED, HELD = ("1", "2", "3"), ("1", "frozen", "3")
+"""The three stages of an arm whose encoder is adapted, and of one whose encoder is held."""
 TABLE, ABOUT, CARD = "predictions.csv", "arms.json", "README.md"
 COMMAND = "seewhere train segmentation"
 SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "micro-segmentation"
@@ -60,8 +71,8 @@ class ArmSettings:
 
     Attributes:
         recipe: stages and fine-tuning, the same for all arms.
-        starts: (arm, folder of a model whose stages are done under this very recipe); with "@3" behind it, stage 3 is
-            still to come. Arms without one, by default all of them, are trained from stage 1.
+        starts: (arm, folder of a model whose stages are done under this very recipe); with "@NAME" behind it, the
+            stages from NAME on are still to come. Arms without one, by default all of them, are trained from stage 1.
         references: for each style of the world.
         styles: data sets that references are drawn from.
         world_preset: build of the world.
@@ -74,8 +85,8 @@ class ArmSettings:
     world_preset: str = "quick"
 
 
-def stage_settings(arm: str, settings: ArmSettings) -> list[PixelSettings]:
-    """The settings of an arm's three stages.
+def stage_settings(arm: str, settings: ArmSettings) -> dict[str, PixelSettings]:
+    """The settings of an arm's three stages: name of the part -> settings, in the order in which they are trained.
 
     Raises:
         ValueError: unknown arm.
@@ -83,8 +94,8 @@ def stage_settings(arm: str, settings: ArmSettings) -> list[PixelSettings]:
     if arm not in ARMS:
         raise ValueError(f"unknown arm {arm!r}; expected one of {', '.join(ARMS)}")
     stages = settings.recipe.stages
-    found = [stages["1"], stages["2" if arm in ADAPTED else "frozen"], stages["3"]]
-    return found if arm in WITH_PIXELS else [_without_colours(stage) for stage in found]
+    found = {name: stages[name] for name in chain(stages, *(TRAINED if arm in ADAPTED else HELD))}
+    return found if arm in WITH_PIXELS else {name: _without_colours(stage) for name, stage in found.items()}
 
 
 def _without_colours(stage: PixelSettings) -> PixelSettings:
@@ -122,18 +133,22 @@ def start_of(
         progress: show bars.
 
     Raises:
-        ValueError: a start that was trained under another recipe.
+        ValueError: a start that was trained under another recipe, or that lacks a stage which the arm does not have.
     """
     given, _, stage = dict(settings.starts).get(arm, "@1").partition("@")
-    stages, done = stage_settings(arm, settings), int(stage) - 1 if stage else 3
+    stages = stage_settings(arm, settings)
+    names = list(stages)
+    if stage and stage not in names:
+        raise ValueError(f"{given}@{stage}: {arm} has the stages {', '.join(names)}; expected one of them behind the @")
+    done = names.index(stage) if stage else len(names)
     if given:
-        check_made(given, stages[:done])
+        check_made(given, [stages[name] for name in names[:done]])
     model = MiniGPT.load(given) if given else first
-    for number, recipe in enumerate(stages[done:], start=done + 1):
+    for name in names[done:]:
         # The first stage is the same for two arms each: it has no encoder to adapt.
         shared = "with" if arm in WITH_PIXELS else "without"
-        place = folder / (f"{shared}-pixels-stage1" if number == 1 else f"{arm}-stage{number}")
-        model = train(replace(recipe, start=given), place, model, progress)
+        place = folder / (f"{shared}-pixels-stage1" if name == "1" else f"{arm}-stage{name}")
+        model = train(replace(stages[name], start=given), place, model, progress)
     assert model is not None, "a model is given, or stage 1 makes one"
     return model
 
@@ -229,20 +244,22 @@ def origin(folder: Path | str = SHIPPED) -> str:
     if not path.is_file():
         return ""
     recipe = storage.read_json(path)["settings"]["recipe"]
-    steps = "+".join(str(recipe["stages"][name]["steps"]) for name in ("1", "2", "3"))
+    stages = recipe["stages"]
+    steps = "+".join(str(stages[name]["steps"]) for name in chain(stages, *TRAINED))
     return f"stages of {steps} steps with pixel questions, {recipe['tuning']['steps']} steps of fine-tuning"
 
 
 def _rates(folder: Path) -> str:
     """Learning rates, fine-tuning mixture and what helps boxes on, as they were, for the card."""
     recipe = storage.read_json(folder / ABOUT)["settings"]["recipe"]
-    rates = ", ".join(f"{recipe['stages'][name]['learning_rate']:g}" for name in ("1", "2", "3"))
+    stages = recipe["stages"]
+    rates = ", ".join(f"{stages[name]['learning_rate']:g}" for name in chain(stages, *TRAINED))
     shares = ", ".join(f"{task} {share:g}" for task, share in recipe["tuning"]["mixture"].items())
-    tuning, told = recipe["tuning"], recipe["stages"]["1"].get("pointing", 0.0)
+    tuning, told = recipe["tuning"], stages["1"].get("pointing", 0.0)
     looks = (
         f". In all arms, where to look before a box is written is a loss of its own (weight {told:g})" if told else ""
     )
-    looks += ", and the layer that reads numbers was quiet" if recipe["stages"]["1"].get("quiet") else ""
+    looks += ", and the layer that reads numbers was quiet" if stages["1"].get("quiet") else ""
     return f"Learning rates {rates} in the stages, {tuning['learning_rate']:g} in fine-tuning on {shares}{looks}"
 
 
@@ -298,7 +315,13 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for runs, models and the table; may be gone on")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--stages", nargs=3, type=int, metavar="STEPS", help="default: the recipe's")
+    parser.add_argument(
+        "--stages",
+        nargs="+",
+        default=[],
+        metavar="NAME=STEPS",
+        help="other numbers of steps than the recipe's, for all of its stages or for some",
+    )
     parser.add_argument("--tuning", type=int, metavar="STEPS", help="default: the recipe's")
     parser.add_argument(
         "--start",
@@ -306,7 +329,7 @@ def register(subparsers: Any) -> None:
         default=[],
         metavar="ARM=FOLDER",
         help="an arm that goes on from a model made by `seewhere train pixels --recipe FILE` of this command's recipe: "
-        "FOLDER@3 is one after stage 2 or frozen, FOLDER one after a stage 3 behind it",
+        "FOLDER@NAME is one whose stages from NAME on are still to come, FOLDER one after the last",
     )
     add_recipe_arguments(parser, OF_ARMS)
     for name in ("images", "scenes"):
@@ -316,15 +339,28 @@ def register(subparsers: Any) -> None:
     parser.set_defaults(handler=main)
 
 
+def _steps(pairs: Sequence[str], recipe: Recipe) -> dict[str, int]:
+    """Numbers of steps as they are typed, NAME=STEPS; what stage 2 gets, the arms that hold the encoder get too."""
+    known = chain(recipe.stages, *TRAINED)
+    steps: dict[str, int] = {}
+    for name, _, count in (pair.partition("=") for pair in pairs):
+        if name not in known or not count.isdigit() or int(count) == 0:
+            raise ValueError(
+                f"--stages: got {name}={count}; expected NAME=STEPS, a name of {', '.join(known)}, 1 or more"
+            )
+        steps |= {name: int(count)}
+        if whole(name) == "2":
+            steps["frozen" + name.removeprefix("2")] = int(count)
+    return steps
+
+
 def main(arguments: argparse.Namespace) -> int:
     """Make the arms and print their scores."""
     chosen = load(arguments.recipe)
+    check_only_the_encoder_differs(chosen, str(arguments.recipe))
     chosen = chosen.changed(images=arguments.images, scenes=arguments.scenes, bf16=arguments.bf16)
-    if arguments.stages:
-        first, second, third = arguments.stages
-        chosen = chosen.with_steps({"1": first, "2": second, "frozen": second, "3": third})
     settings = ArmSettings(
-        recipe=chosen.with_steps({}, arguments.tuning),
+        recipe=chosen.with_steps(_steps(arguments.stages, chosen), arguments.tuning),
         starts=tuple((arm, place) for arm, _, place in (pair.partition("=") for pair in arguments.start)),
         references=arguments.references,
     )

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from seewhere.pixels.mixture import check_mixture
 
 PACKAGED = presets.FOLDER / "train_pixels.toml"
 OF_ARMS = presets.FOLDER / "train_segmentation.toml"
-"""The recipe of the four arms of table 7: boxes and masks lead, and stages have one part each."""
+"""The recipe of the four arms of table 7: boxes and masks lead."""
 REQUIRED = ("1", "2", "3", "frozen")
 """Stages of the paper: what every recipe has, and the arms of segmentation are made of."""
 PARTS = ("", "-on", "-end", "-last", "-fine")
@@ -174,11 +174,42 @@ def _settings(values: Mapping[str, Any], where: str) -> PixelSettings:
     return PixelSettings(**typed)
 
 
+def chain(known: Collection[str], *stages: str) -> list[str]:
+    """Names of all parts of some stages, one after the other.
+
+    Args:
+        known: names of all parts that a recipe has.
+        stages: names of whole stages, in the order in which they are trained.
+    """
+    return [f"{stage}{part}" for stage in stages for part in PARTS if f"{stage}{part}" in known]
+
+
 def whole(stage: str) -> str:
     """Name of the stage that a part belongs to; a stage without parts is its own."""
     for part in PARTS[1:]:
         stage = stage.removesuffix(part)
     return stage
+
+
+def check_only_the_encoder_differs(recipe: Recipe, where: str) -> None:
+    """Refuse a recipe whose frozen baseline is not stage 2, part by part, in everything but the encoder.
+
+    Raises:
+        ValueError: in what it differs; `where` is the recipe's file, for the message.
+    """
+    adapted, held = chain(recipe.stages, "2"), chain(recipe.stages, "frozen")
+    if [name.removeprefix("2") for name in adapted] != [name.removeprefix("frozen") for name in held]:
+        raise ValueError(
+            f"{where}: expected the same parts with the encoder adapted and held; parts of 2: {', '.join(adapted)}; "
+            f"of frozen: {', '.join(held)}"
+        )
+    for second, frozen in zip(adapted, held, strict=True):
+        one, other = asdict(recipe.stages[second]), asdict(recipe.stages[frozen])
+        if other.pop("adapt") or not one.pop("adapt"):
+            raise ValueError(f"{where}: [stages.{frozen}] has to hold the encoder and [stages.{second}] to adapt it")
+        if odd := [f"{name} {other[name]!r} against {one[name]!r}" for name in one if other[name] != one[name]]:
+            same = f"[stages.{frozen}] has to be [stages.{second}] in everything but the encoder"
+            raise ValueError(f"{where}: {same}: {'; '.join(odd)}")
 
 
 # ------------------------------------------------------------------------------------------ what a run was made by
@@ -189,8 +220,8 @@ def differences(made: Mapping[str, Any], wanted: PixelSettings) -> list[str]:
 
     A setting that the run does not know yet had its default.
     """
-    asked = {k: v for k, v in dataclasses.asdict(wanted).items() if k != "start"}
-    known = {**dataclasses.asdict(PixelSettings()), **made}
+    asked = {k: v for k, v in asdict(wanted).items() if k != "start"}
+    known = {**asdict(PixelSettings()), **made}
     return [f"{k} {known[k]!r} instead of {v!r}" for k, v in asked.items() if known[k] != v]
 
 
