@@ -343,11 +343,10 @@ def _steps(pairs: Sequence[str], recipe: Recipe) -> dict[str, int]:
     """Numbers of steps as they are typed, NAME=STEPS; what stage 2 gets, the arms that hold the encoder get too."""
     known = chain(recipe.stages, *TRAINED)
     steps: dict[str, int] = {}
-    for name, _, count in (pair.partition("=") for pair in pairs):
+    for pair in pairs:
+        name, _, count = pair.partition("=")
         if name not in known or not count.isdigit() or int(count) == 0:
-            raise ValueError(
-                f"--stages: got {name}={count}; expected NAME=STEPS, a name of {', '.join(known)}, 1 or more"
-            )
+            raise ValueError(f"--stages: got {pair}; expected NAME=STEPS, a name of {', '.join(known)}, 1 or more")
         steps |= {name: int(count)}
         if whole(name) == "2":
             steps["frozen" + name.removeprefix("2")] = int(count)

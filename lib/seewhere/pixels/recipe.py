@@ -191,6 +191,11 @@ def whole(stage: str) -> str:
     return stage
 
 
+def apart(ours: Mapping[str, Any], theirs: Mapping[str, Any], but: Collection[str]) -> list[str]:
+    """In which settings two stages differ, in words; those of `but` are not looked at."""
+    return [f"{k} {ours[k]!r} against {v!r}" for k, v in theirs.items() if k not in but and ours[k] != v]
+
+
 def check_only_the_encoder_differs(recipe: Recipe, where: str) -> None:
     """Refuse a recipe whose frozen baseline is not stage 2, part by part, in everything but the encoder.
 
@@ -204,10 +209,10 @@ def check_only_the_encoder_differs(recipe: Recipe, where: str) -> None:
             f"of frozen: {', '.join(held)}"
         )
     for second, frozen in zip(adapted, held, strict=True):
-        one, other = asdict(recipe.stages[second]), asdict(recipe.stages[frozen])
-        if other.pop("adapt") or not one.pop("adapt"):
+        one, other = recipe.stages[second], recipe.stages[frozen]
+        if other.adapt or not one.adapt:
             raise ValueError(f"{where}: [stages.{frozen}] has to hold the encoder and [stages.{second}] to adapt it")
-        if odd := [f"{name} {other[name]!r} against {one[name]!r}" for name in one if other[name] != one[name]]:
+        if odd := apart(asdict(other), asdict(one), {"adapt"}):
             same = f"[stages.{frozen}] has to be [stages.{second}] in everything but the encoder"
             raise ValueError(f"{where}: {same}: {'; '.join(odd)}")
 

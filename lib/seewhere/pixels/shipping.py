@@ -23,7 +23,7 @@ from seewhere.pixels.commands import place_of
 from seewhere.pixels.reader import PixelReader
 from seewhere.pixels.readers import ACCOUNT, ENCODER
 from seewhere.pixels.recipe import PARTS as STAGE_PARTS
-from seewhere.pixels.recipe import SHIPPED_STAGES, TRAINING
+from seewhere.pixels.recipe import SHIPPED_STAGES, TRAINING, apart, chain
 from seewhere.pixels.study import Study, gather
 
 SHIPPED = {"frozen": f"frozen{STAGE_PARTS[-1]}", "stage2": f"2{STAGE_PARTS[-1]}", "stage3": "3"}
@@ -64,7 +64,7 @@ def ship(
     models = {name: MiniGPT.load(place_of(stage, runs) / "model") for name, stage in TOLD.items()}
     room = _room(made)
     check_wired(models["stage1"], room)
-    adapted, frozen = ([f"{stage}{part}" for part in STAGE_PARTS] for stage in ("2", "frozen"))
+    adapted, frozen = (chain(SHIPPED_STAGES, stage) for stage in ("2", "frozen"))
     histories = {
         "micro-pixels": ["1", *adapted, "3"],
         "micro-pixels-frozen": ["1", *frozen],
@@ -126,13 +126,8 @@ def check_fair(made: Mapping[str, Any]) -> None:
         ValueError: the settings in which they differ.
     """
     for part in STAGE_PARTS:
-        apart = {"adapt", "start"} if part else {"adapt"}
         second, frozen = made[f"stage2{part}"], made[f"frozen{part}"]
-        odd = [
-            f"{name} {frozen['settings'][name]!r} against {second['settings'][name]!r}"
-            for name in second["settings"]
-            if name not in apart and frozen["settings"][name] != second["settings"][name]
-        ]
+        odd = apart(frozen["settings"], second["settings"], {"adapt", "start"} if part else {"adapt"})
         if frozen.get("pictures") != second.get("pictures"):
             odd.append(f"pictures {frozen.get('pictures')} against {second.get('pictures')}")
         if odd or frozen["settings"]["adapt"] or not second["settings"]["adapt"]:
