@@ -167,6 +167,9 @@ def test_masks_and_boxes(chat: ChatVision, monkeypatch: pytest.MonkeyPatch) -> N
         ("red", None),
         ("", None),
         ("1 2 3", None),
+        ("[0.9, 0.1, 0.2]", None),
+        ("[1, 0, 1]", [1, 0, 1]),
+        ("-5, 10, 20", None),
     ],
 )
 def test_colours_in_free_text(text: str, expected: list[float] | None) -> None:
@@ -174,7 +177,8 @@ def test_colours_in_free_text(text: str, expected: list[float] | None) -> None:
     assert np.isnan(found).all() if expected is None else found.tolist() == expected
 
 
-@pytest.mark.parametrize("text", ["", "left", "[1,2,3]", "[10,10,5,20]", "[0,0,101,50]", "[1,2,3,4,5]"])
+@pytest.mark.parametrize("text", ["", "left", "[1,2,3]", "[10,10,5,20]", "[0,0,101,50]", "[1,2,3,4,5]",
+                                  "[0.1,0.2,0.5,0.9]", "[-5,0,20,30]"])  # fmt: skip
 def test_boxes_that_are_none(text: str) -> None:
     assert np.isnan(parse_box(text, (200, 100))).all()
 

@@ -12,7 +12,14 @@ from seewhere.models.shared_attention import shared_attention
 from seewhere.packing import Sample, collate_questions
 from seewhere.training import add_lora
 from torch.nn import functional
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 SMALL = {"vocab_size": 48, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 
@@ -114,3 +121,15 @@ def test_prefix_and_questions_must_fit() -> None:
         question_inputs(make("llama"), torch.zeros(1, 4, 32), collate_questions(questions()))
     with pytest.raises(ValueError, match="no questions"):
         collate_questions([[], []])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_window_shorter_than_question_and_prefix_is_refused(packed: bool) -> None:
+    sizes = {**SMALL, "num_attention_heads": 4, "num_key_value_heads": 2}
+    model = MistralForCausalLM(MistralConfig(**sizes, sliding_window=12)).double()
+    batch = collate_questions([[Sample((7, 8, 9), (4, 2)), Sample((7, 8, 5), (6, 2))]])
+    width = batch.shared.shape[1] + batch.tokens.shape[2]
+    with shared_attention(model) if packed else nullcontext():
+        assert question_loss(model, torch.zeros(1, 12 - width, 32, dtype=torch.float64), batch) > 0
+        with pytest.raises(ValueError, match="sees 12 tokens back"):
+            question_loss(model, torch.zeros(1, 13 - width, 32, dtype=torch.float64), batch)

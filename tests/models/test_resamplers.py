@@ -21,6 +21,7 @@ from seewhere.models.protocols import FeatureModel
 from seewhere.models.resamplers import MicroPatches, MicroResampler, load_blip2_module, load_resampler, write_micro
 from seewhere.models.resampling import Resampler, fingerprint_of
 from seewhere.models.world_pairs import twist
+from seewhere.probing.adapter import Probed
 from seewhere.storage import read_json
 from seewhere.world.scenes import sample_scene
 from seewhere.world.sprites import load_sprites
@@ -255,6 +256,14 @@ def test_instructblip_is_loaded_without_its_language_model(instructblip_folder: 
     assert fingerprint_of(model.model.qformer) == fingerprint_of(original.qformer)
     assert fingerprint_of(model.model.vision_model) == fingerprint_of(original.vision_model)
     assert torch.equal(model.model.query_tokens, original.query_tokens)
+
+
+@pytest.mark.parametrize("family", ["blip2", "instructblip"])
+def test_another_preparation_of_pictures_is_another_model(family: str, request: pytest.FixtureRequest) -> None:
+    model = load_resampler(request.getfixturevalue(f"{family}_folder"), device="cpu")
+    before, eye = model.fingerprint, Probed(model).encoder_hash
+    model.image_processor.image_mean = [0.4, 0.4, 0.4]
+    assert model.fingerprint != before and Probed(model).encoder_hash != eye
 
 
 @pytest.mark.parametrize("family", ["blip2", "instructblip"])

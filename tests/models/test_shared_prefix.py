@@ -242,6 +242,33 @@ def test_memory_stays_within_the_budget(family: str, attention: Any) -> None:
     assert peaks[0] < peaks[1]  # a larger budget is used
 
 
+@pytest.mark.parametrize(("window", "shared"), [(20, False), (31, True)])
+def test_a_window_that_ends_within_the_answer_is_kept(window: int, shared: bool) -> None:
+    torch.manual_seed(0)
+    sizes = {**SMALL, "num_key_value_heads": 2, "initializer_range": 0.4, "sliding_window": window}
+    model = MistralForCausalLM(MistralConfig(**sizes)).eval()
+    grammar = AnswerGrammar([[(i, j) for i in range(10, 18) for j in range(20, 28)]] * 3)
+    prefix = torch.randint(5, 60, (18,)).tolist()
+    questions = [torch.randint(5, 60, (6,)).tolist() for _ in range(12)]
+    engine = PrefixEngine(model)
+    assert engine.merged and engine._merges(engine.read(prefix), 6, 6) is shared
+    rows = PrefixEngine(model, attention="rows")
+    options = [(3, 4), (5,)]
+    np.testing.assert_allclose(
+        engine.score(engine.read(prefix), questions, options), rows.score(rows.read(prefix), questions, options),
+        atol=1e-5,
+    )  # fmt: skip
+    for question, values in zip(questions, engine.decode(engine.read(prefix), questions, grammar).values, strict=True):
+        start = len(prefix) + len(question)
+        out = model.generate(
+            input_ids=torch.tensor([prefix + question]),
+            prefix_allowed_tokens_fn=lambda _, read, start=start: grammar.allowed_after(read[start:].tolist(), 1),
+            max_new_tokens=6,
+            do_sample=False,
+        )
+        assert tuple(out[0, start:].tolist()) == tuple(grammar.tokens_of(values))
+
+
 def test_what_cannot_be_asked_is_refused() -> None:
     model = make("llama")
     engine = PrefixEngine(model)

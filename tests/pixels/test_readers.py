@@ -50,6 +50,31 @@ def test_a_folder_is_a_model(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.read_pixels([image], points)[0], tiny.read_pixels([image], points)[0])
 
 
+def test_a_folder_below_home_is_found_and_models_of_one_name_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("stage1", "stage2"):
+        readers.tiny_reader(name).model.write(tmp_path / name / "model")
+    assert list(readers.load_all(["~/stage1/model", "~/stage2/model"])) == ["stage1", "stage2"]
+    with pytest.raises(ValueError, match="both called 'stage1'"):
+        readers.load_all(["~/stage1/model", "~/stage1"])
+    main = {"frozen": readers.tiny_reader("frozen")}
+    assert list(readers.beside(main, ["~/stage1/model"])) == ["frozen", "stage1"]
+    with pytest.raises(ValueError, match="as one of the main models"):
+        readers.beside(main, ["micro-pixels-frozen"])
+
+
+def test_rows_of_the_package_are_not_told_of_other_models() -> None:
+    assert len(other_tasks.shipped_rows(["micro-pixels-frozen", "micro-pixels-stage2"]))
+    assert other_tasks.shipped_rows(["micro-pixels-frozen", "/models/mine"]).empty
+
+
+def test_a_model_without_prompts_for_the_other_tasks_is_named() -> None:
+    with pytest.raises(ValueError, match="frozen is object, which cannot be asked"):
+        other_tasks.rows({"frozen": object()}, 1)
+
+
 def test_what_is_no_model_names_what_could_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileNotFoundError, match=r"expected one of .*micro-pixels-stage3.*minigpt-v2:FOLDER"):
         readers.load(str(tmp_path / "nothing"))
@@ -99,8 +124,8 @@ def test_scores_of_the_other_tasks() -> None:
 def test_rows_travel_with_the_weights(tmp_path: Path) -> None:
     table = other_tasks.rows({"a": Knowing()}, 2, progress=False)
     other_tasks.write(table, tmp_path)
-    assert other_tasks.shipped_rows(tmp_path).score.tolist() == pytest.approx(table.score.tolist(), abs=1e-3)
-    assert other_tasks.shipped_rows(tmp_path / "nothing").empty
+    assert other_tasks.shipped_rows(folder=tmp_path).score.tolist() == pytest.approx(table.score.tolist(), abs=1e-3)
+    assert other_tasks.shipped_rows(folder=tmp_path / "nothing").empty
 
 
 def test_how_models_were_trained_is_on_record_or_said_not_to_be(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_finished_stages_are_packed_with_a_card(runs: Path, tmp_path: Path, monk
         "frozen-last",
         "frozen-fine",
     ]
-    told = other_tasks.shipped_rows(target)
+    told = other_tasks.shipped_rows(folder=target)
     assert told.model.unique().tolist() == ["stage1", "stage2", "stage3", "frozen", "at-once"]
     card = (target / "README.md").read_text()
     assert "| stage2 | stage1 | trained | 2000 x 8 | colour 0.5, mask 0.15, refer 0.2" in card

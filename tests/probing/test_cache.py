@@ -153,11 +153,16 @@ def test_encodings_that_were_changed_on_the_disk_are_made_again(binary_task, tmp
     assert model.looks == 2 * len(examples) and np.array_equal(again[range(len(examples))], before)
     other = TinyEncoded(seed=1)
     assert not np.array_equal(cached_encodings(other, examples, tmp_path, progress=False)[[0]], before[:1])
+    for listing in tmp_path.glob("encodings/*/*.json"):
+        listing.write_text(listing.read_text()[:-9])
+    with pytest.warns(UserWarning, match="encoded again"):
+        cached_encodings(model, examples, tmp_path, progress=False)
+    assert model.looks == 3 * len(examples)
     # A shard without its list was cut off by a kill: it does not count.
     (listing,) = [p for p in tmp_path.glob("encodings/*/*.json") if model.weights_hash[:32] in str(p)]
     listing.unlink()
     cached_encodings(model, examples, tmp_path, progress=False)
-    assert model.looks == 3 * len(examples)
+    assert model.looks == 4 * len(examples)
 
 
 # -- killed ------------------------------------------------------------------------------------------------------------

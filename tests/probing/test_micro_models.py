@@ -72,8 +72,13 @@ def test_place_in_patch_tokens_is_measured_and_left_out_where_there_is_no_micro_
     monkeypatch.setenv("SEEWHERE_HOME", str(tmp_path))
     model = micro_models.load_models(["micro-patches"], stand_ins=True)["micro-patches"]
     table = micro_models.position_control(model, 24)
-    assert table.object.tolist() == ["pointed at", "named"]
+    assert table.object.tolist() == ["pointed at", "pointed at, encoder alone", "named"]
     assert table.cell.between(0, 1).all() and (table.objects > 0).all()
     assert micro_models.position_control(model, 0).empty
     assert micro_models.position_control(object(), 24).empty
     assert isinstance(table, pd.DataFrame)
+
+
+def test_two_models_of_one_name_are_refused(no_weights):
+    with pytest.raises(ValueError, match="both called 'micro-patches'"):
+        micro_models.load_models(["micro-patches", "micro-patches"], stand_ins=True)

@@ -48,6 +48,14 @@ def test_the_yes_follows_from_the_first_cell(items):
     assert lucky.accuracy.value == 1 and lucky.cell_accuracy.value == 0
 
 
+def test_a_passer_by_leaves_the_others_agreement_alone(items):
+    asked = draw_items(items, 20)
+    stray = CellAnswer("me", asked[0].item_id, (CELLS[(asked[0].cell + 1) % 9],))
+    found = human_baseline(asked, [*knows("anna", asked), *knows("ben", asked), stray])
+    assert found.kappa == found.cell_kappa == 1 and found.shared == 20
+    assert found.accuracy.n == 41  # the answer itself counts
+
+
 def test_agreement_by_hand(items):
     a, b = (item for item in draw_items(items, 2))
     at = CELLS.index

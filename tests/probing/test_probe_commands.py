@@ -1,5 +1,6 @@
 """``seewhere train probe`` on a random micro resampler on disk, in one process and in two."""
 
+import argparse
 import json
 import os
 import shutil
@@ -78,9 +79,12 @@ def small_study(place, monkeypatch):
 def test_all_arms_are_trained_once_and_shipped_with_a_card(place, small_study, tmp_path, monkeypatch, capsys):
     runs, target = tmp_path / "runs", tmp_path / "shipped"
     monkeypatch.setattr(shipping.ship, "__defaults__", (shipping.TASKS, target))
+    with pytest.raises(ValueError, match="--out is missing"):
+        shipping.run(argparse.Namespace(preset="smoke", out=None, text_alone=False, tasks=["vsr"], resamplers=None))
     call = ["train", "arms", "--tasks", "vsr", "--preset", "smoke", "--out", str(runs), "--ship"]
     assert main(call) == 0
     assert capsys.readouterr().out.count("training ") == 3  # two seeds, and the frozen control
+    assert shipping.read_texts(target).task.tolist() == ["vsr"]
     assert main(call) == 0
     assert "training " not in capsys.readouterr().out
     model, card = load_probed(place / "tiny"), (target / "README.md").read_text()
@@ -121,12 +125,20 @@ def test_shipping_one_resampler_s_arms_leaves_the_others_where_they_are(small_st
     assert (target / "vsr-two-1" / WEIGHTS).read_bytes() == b"two unfrozen 1 0.75"
     card = (target / "README.md").read_text()
     assert "| vsr | one |  | 9 | 2 | 0.250, 0.250 | 0.250 | 50 |" in card and "0.750, 0.750" in card
+    assert "is right in: not measured" in card
+    found = pd.DataFrame([("vsr", "full", 9, 0.625, 50)], columns=shipping.TEXT_COLUMNS)
+    shipping.ship_text(found.assign(task="rcm", test=0.5), small_study, target)
+    shipping.ship_text(found, small_study, target)
+    shipping.ship(tmp_path / "second", preset, ["vsr"], target)  # what the text tells stays as it is
+    assert "is right in: rcm 0.500 of 50; vsr 0.625 of 50." in (target / "README.md").read_text()
+    told = shipping.same_examples({"vsr one 0": "shipped"}, target)
+    assert told["text alone, the same examples"].tolist() == [62.5] and told.unfrozen.tolist() == [25.0]
 
 
 def test_the_shipped_card_is_what_the_shipped_table_says():
     rows = pd.read_csv(SHIPPED / shipping.TABLE).fillna({"start_task": ""})
     size = sum(file.stat().st_size for file in SHIPPED.rglob(WEIGHTS)) / 1e6
-    assert (SHIPPED / "README.md").read_text() == shipping.card(rows, size, "quick")
+    assert (SHIPPED / "README.md").read_text() == shipping.card(rows, size, "quick", shipping.read_texts())
     for row in rows[rows.arm == "unfrozen"].itertuples():
         about = read_json(SHIPPED / shipping.place_of(row) / "arm.json")
         assert about["test"] == pytest.approx(row.test) and about["train_examples"] == row.train_examples

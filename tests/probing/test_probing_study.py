@@ -93,6 +93,18 @@ def test_shipped_arms_are_scored_and_missing_ones_are_trained_under_the_first_se
     assert verdicts.gaps(full, main.origin())[0]["claim"] == "F1"
 
 
+def test_under_other_seeds_the_arms_that_ship_are_compared_with_new_probes(main):
+    ship(main, 0)
+    main.settings = presets.with_changes(main.settings, unfrozen="shipped")
+    scores = main.unfrozen(["tiny"], ["vsr"]).score
+    main.seeds = [30, 31]
+    table = main.unfrozen(["tiny"], ["vsr"])
+    assert set(table.seed) == {30} and np.array_equal(table.score, scores)
+    assert main.origins["vsr tiny 30"].endswith("(of the seeds that ship)")
+    (record,) = verdicts.gaps(pd.concat([main.frozen(["tiny"], ["vsr"]), table]), main.origin())
+    assert record["claim"] == "F1" and record["seeds"] == [30]
+
+
 def test_arms_that_are_shown_grey_say_the_same_of_every_picture(main):
     ship(main, 0)
     table, grey = main.unfrozen(["tiny"], ["vsr"]), main.blind()
@@ -240,7 +252,7 @@ def test_controls_are_named_and_whole_models_asked(main):
     table = main.controls(["tiny", "oracle"], ["rec", "vsr"])
     assert table.groupby("task").resampler.unique().map(list).to_dict() == {
         "rec": ["majority", "random", "text only"],
-        "vsr": ["majority", "random", "text only", "oracle, asked"],
+        "vsr": ["majority", "random", "text only", "text only, words crossed", "oracle, asked"],
     }
     asked = table[table.resampler == "oracle, asked"]
     assert asked.correct.tolist() == [target == 1 for target in asked.target]

@@ -1,5 +1,7 @@
 """Region cell matching by the paper's recipe, and the three tasks read from the world's own files."""
 
+import pickle
+import shutil
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 from seewhere.boxes import CELLS, cell_of, iou, to_xyxy
 from seewhere.datasets import load
+from seewhere.datasets.refer import find_folder, find_references
 from seewhere.probing import rcm
 from seewhere.probing.tasks import data_hash, load_task, super_categories, unit_box, with_fewer
 from seewhere.records import DataError, Expression, ImageRecord, Region
@@ -149,3 +152,23 @@ def test_what_is_not_there_is_said(world, tmp_path):
         load_task("grounding", world, "worldg")
     with pytest.raises(DataError):
         load_task("rec", tmp_path, "worldg")
+
+
+@pytest.mark.parametrize("name", ["rec", "rcm"])
+def test_data_with_two_halves_in_place_of_a_test_split_are_tested_on_both(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEEWHERE_HOME", str(tmp_path / "home"))
+    root = build(None, "smoke", workers=1, progress=False)
+    whole = load_task(name, root, "worldg")
+    shutil.copytree(root, tmp_path / "halves")
+    path = find_references("worldg", find_folder("worldg", tmp_path / "halves"), None)
+    references = pickle.loads(path.read_bytes())
+    for place, item in enumerate(item for item in references if item["split"] == "test"):
+        item["split"] = f"test{'AB'[place % 2]}"
+    path.write_bytes(pickle.dumps(references, protocol=2))
+    halves = load_task(name, tmp_path / "halves", "worldg")
+    assert [e.text for e in halves.splits["test"]] == [e.text for e in whole.splits["test"]]
+    for item in references:
+        item["split"] = item["split"].replace("val", "dev")
+    path.write_bytes(pickle.dumps(references, protocol=2))
+    with pytest.raises(DataError, match="no split 'val'"):
+        load_task(name, tmp_path / "halves", "worldg")

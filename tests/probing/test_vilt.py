@@ -1,5 +1,7 @@
 """ViLT as an upper baseline, on a tiny random one saved to disk and loaded like the real one."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -56,6 +58,16 @@ def test_it_learns_boxes_by_settings_of_its_own(folder, box_task, home):
 def pairs(task):
     examples = task.splits["test"][:6]
     return open_pictures(examples), [e.text for e in examples]
+
+
+def test_another_preparation_of_pictures_is_another_model(folder, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if (other / name).is_file():
+            text = (other / name).read_text()
+            (other / name).write_text(text.replace("0.5", "0.4"))
+    assert Vilt.load(other).weights_hash != Vilt.load(folder).weights_hash == Vilt.load(folder).weights_hash
 
 
 def test_another_family_is_refused(folder, tmp_path):

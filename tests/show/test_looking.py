@@ -32,7 +32,8 @@ def test_it_is_brightest_where_it_looks():
 
 
 def test_sliders_choose_what_is_shown():
-    looker = Looker([PICTURE, PICTURE], ["the <dog>", "the cat"], maps())
+    looker = Looker([PICTURE, PICTURE], ["the <dog>", "the cat"], maps(), "one & all")
+    assert "one &amp; all" in looker.caption.value
     assert "the &lt;dog&gt;" in looker.caption.value and "layer 2, mean over the queries" in looker.caption.value
     first = looker.picture.value
     looker.query.value = 2

@@ -73,6 +73,10 @@ class BlipResampler(Resampler):
         with torch.no_grad():
             return eye(pixel_values=pixels.to(self.device, next(eye.parameters()).dtype)).last_hidden_state
 
+    def preparation(self) -> str:
+        """Return the image processor's settings: size, mean, spread and resampling."""
+        return str(self.image_processor.to_json_string())
+
     def _queries_and_mask(self, texts: TextBatch) -> tuple[Tensor, Tensor]:
         queries = self.model.query_tokens.expand(len(texts.ids), -1, -1)
         seen = torch.ones(queries.shape[:2], dtype=texts.mask.dtype, device=queries.device)

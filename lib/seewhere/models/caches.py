@@ -20,13 +20,22 @@ def can_share_prefixes(model: Any, longest: int) -> bool:
     config = model.config.get_text_config(decoder=True)
     if getattr(config, "_attn_implementation", None) not in ("eager", "sdpa"):
         return False
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    windows = [getattr(config, name, None) for name in ("sliding_window", "window_size", "attention_chunk_size")]
-    windowed = kinds != {"full_attention"} or bool(getattr(config, "use_sliding_window", True))
-    if windowed and any(isinstance(window, int) and window < longest for window in windows):
+    window = shortest_window(model)
+    if window is not None and window < longest:
         return False
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     recurrent = any("linear" in kind or "mamba" in kind or "recurrent" in kind for kind in kinds)
     return not recurrent and not getattr(model, "_is_stateful", False)
+
+
+def shortest_window(model: Any) -> int | None:
+    """Tokens that the layer with the shortest sliding window sees; None where every layer sees all that is before."""
+    config = model.config.get_text_config(decoder=True)
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if kinds == {"full_attention"} and not getattr(config, "use_sliding_window", True):
+        return None
+    windows = [getattr(config, name, None) for name in ("sliding_window", "window_size", "attention_chunk_size")]
+    return min((window for window in windows if isinstance(window, int)), default=None)
 
 
 def takes_block_masks(model: Any) -> bool:

@@ -33,15 +33,19 @@ BOX = (
     "to 100, in percent of the image's width and height."
 )
 
-_LIST = re.compile(r"\d+(?:\.\d+)?(?:\s*,\s*\d+(?:\.\d+)?)+")
+_LIST = re.compile(r"-?\d+(?:\.\d+)?(?:\s*,\s*-?\d+(?:\.\d+)?)+")
 _HEX = re.compile(r"#([0-9a-fA-F]{6})\b")
 
 
 def parse_colour(text: str) -> np.ndarray:
-    """The first colour in free text, (3,) float 0..255: ``[r,g,b]``, ``rgb(r, g, b)`` or ``#rrggbb``; NaN if none."""
+    """The first colour in free text, (3,) float 0..255: ``[r,g,b]``, ``rgb(r, g, b)`` or ``#rrggbb``; NaN if none.
+
+    Shares such as ``[0.9, 0.1, 0.2]`` are none: they were not asked for, and taken for levels they would be black.
+    """
     values = _first_list(text, 3)
     if not np.isnan(values).any():
-        return values if (values <= 255).all() else np.full(3, np.nan)
+        shares = (values <= 1).all() and (values % 1).any()
+        return np.full(3, np.nan) if shares or (values < 0).any() or (values > 255).any() else values
     code = _HEX.search(text)
     return np.array([float(v) for v in bytes.fromhex(code[1])]) if code else values
 
@@ -49,10 +53,11 @@ def parse_colour(text: str) -> np.ndarray:
 def parse_box(text: str, size: tuple[int, int]) -> np.ndarray:
     """The first box in free text, (4,) pixels xyxy of a picture of `size` (width, height); NaN if none.
 
-    Numbers are percent; a box whose corners are not in order, or that leaves the picture, is none.
+    Numbers are percent; a box whose corners are not in order, or that leaves the picture, is none, and so are shares
+    of one, which were not asked for.
     """
     values = _first_list(text, 4)
-    usable = (values <= 100).all() and (values[2:] > values[:2]).all()
+    usable = (values >= 0).all() and (values <= 100).all() and (values[2:] > values[:2]).all() and (values > 1).any()
     return values / 100 * np.array([*size, *size], dtype=float) if usable else np.full(4, np.nan)
 
 

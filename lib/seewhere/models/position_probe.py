@@ -164,13 +164,13 @@ class CellProbe(nn.Module):
 
 
 @torch.no_grad()
-def frozen_patches(clip: MicroClip, images: np.ndarray, batch_size: int = 200) -> Tensor:
-    """Return patch tokens (N, patches, width) fp16 of pictures (N, S, S, 3) uint8."""
-    parts = []
+def frozen_patches(clip: MicroClip, images: np.ndarray, batch_size: int = 200, placed: bool = True) -> Tensor:
+    """Return patch tokens (N, patches, width) fp16 of pictures (N, S, S, 3) uint8; see `pointed_accuracy`."""
+    parts, read = [], clip.patch_tokens if placed else clip.patch_contents
     starts = range(0, len(images), batch_size)
     for start in tqdm(starts, desc="patch tokens", leave=False, disable=len(starts) < 4):
         pixels = torch.from_numpy(pixels_of(images[start : start + batch_size]))
-        parts.append(clip.patch_tokens(pixels).half().cpu())
+        parts.append(read(pixels).half().cpu())
     return torch.cat(parts)
 
 
@@ -292,7 +292,13 @@ def _distance_to_line(box: Sequence[float], scene: Scene) -> float:
 
 
 def pointed_accuracy(
-    clip: MicroClip, train: WorldPairs, test: WorldPairs, epochs: int = 20, seed: int = 0, progress: bool = True
+    clip: MicroClip,
+    train: WorldPairs,
+    test: WorldPairs,
+    epochs: int = 20,
+    seed: int = 0,
+    progress: bool = True,
+    placed: bool = True,
 ) -> CellScores:
     """Train a linear probe for the cell of an object that is pointed at, and score it on other scenes.
 
@@ -305,11 +311,13 @@ def pointed_accuracy(
         epochs: passes over the training objects, 256 at a time, AdamW, cosine.
         seed: of the probe's parameters and the order.
         progress: show a bar.
+        placed: read what resamplers read, each patch's position added again; False: what the encoder itself has kept.
     """
     torch.manual_seed(seed)
     asked, held_out = pointed_cells(train.scenes, clip.grid), pointed_cells(test.scenes, clip.grid)
     read, read_held_out = (
-        under_boxes(frozen_patches(clip, part.images), found) for part, found in ((train, asked), (test, held_out))
+        under_boxes(frozen_patches(clip, part.images, placed=placed), found)
+        for part, found in ((train, asked), (test, held_out))
     )
     probe = nn.Linear(clip.width, len(CELLS))
     optimizer = torch.optim.AdamW(probe.parameters(), lr=1e-2, weight_decay=0.0)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from seewhere.models.caches import shortest_window
 from seewhere.models.shared_attention import NAME, PackedQuestions
 from seewhere.packing import IGNORED, Questions, mask_of
 from seewhere.training import Loss, answer_loss, summed_cross_entropy
@@ -43,7 +44,8 @@ def question_inputs(model: Any, prefix: torch.Tensor, questions: Questions) -> d
     """One batch of rows (B, L) for `training.answer_loss`: prefix, shared tokens, and N blocks of W tokens.
 
     Raises:
-        ValueError: if prefix and questions are about different numbers of images.
+        ValueError: if prefix and questions are about different numbers of images; a model whose attention does not
+            reach over a whole question and its prefix.
     """
     if prefix.ndim != 3 or len(prefix) != len(questions.tokens):
         raise ValueError(f"expected a prefix ({len(questions.tokens)}, P, D), got the shape {tuple(prefix.shape)}")
@@ -52,6 +54,12 @@ def question_inputs(model: Any, prefix: torch.Tensor, questions: Questions) -> d
     batch, count, width = questions.tokens.shape
     words = embed(torch.cat([questions.shared, questions.tokens.flatten(1)], dim=1))
     start = prefix.shape[1] + questions.shared.shape[1]
+    window = shortest_window(model)
+    if window is not None and window < start + width:
+        raise ValueError(
+            f"{type(model).__name__} sees {window} tokens back, and prefix and question have {start + width}: packed, "
+            "a question would see more than alone. Use a shorter prefix, or a model without a sliding window."
+        )
     places = torch.arange(width, device=prefix.device).repeat(count) + start
     places = torch.cat([torch.arange(start, device=prefix.device), places])
     nothing = questions.labels.new_full((batch, start), IGNORED)

@@ -129,9 +129,10 @@ def load_minigpt(source: str | Path, device: str = "cpu") -> MiniGPT:
         from seewhere.models.micro_vlm_weights import unpack
 
         return unpack(str(source)).to(device).eval()
-    if not (Path(source) / SETTINGS_FILE).is_file():
+    folder = Path(source).expanduser()
+    if not (folder / SETTINGS_FILE).is_file():
         raise FileNotFoundError(
             f"no pixel model {str(source)!r}: expected one of {', '.join(MINIGPTS)}, or a folder with {SETTINGS_FILE} "
             "(make one with: seewhere train pixels --stage all --out FOLDER)"
         )
-    return MiniGPT.load(source, device=device)
+    return MiniGPT.load(folder, device=device)

@@ -61,6 +61,10 @@ class Resampler(nn.Module, ABC):
     def trained_part(self) -> nn.Module:
         """Return what an unfrozen arm trains: the resampler without the eye."""
 
+    def preparation(self) -> str:
+        """Return how pictures are prepared, where a file beside the weights may say it: part of the fingerprint."""
+        return ""
+
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
@@ -76,8 +80,8 @@ class Resampler(nn.Module, ABC):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of class, parameters and vocabulary: all that tokens depend on beside image and text."""
-        digest = hashlib.sha256(f"{type(self).__name__} {self.text_length}".encode())
+        """Hash of class, parameters, vocabulary and preparation: all that tokens depend on beside image and text."""
+        digest = hashlib.sha256(f"{type(self).__name__} {self.text_length}{self.preparation()}".encode())
         digest.update(fingerprint_of(self).encode())
         digest.update(repr(sorted(self.tokenizer.get_vocab().items())).encode())
         return digest.hexdigest()

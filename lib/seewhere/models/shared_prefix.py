@@ -26,7 +26,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 
-from seewhere.models.caches import can_share_prefixes, select_rows
+from seewhere.models.caches import can_share_prefixes, select_rows, shortest_window
 from seewhere.models.grammar import AnswerGrammar
 from seewhere.models.lockstep import Prefix, Rows, Walk, padded
 from seewhere.models.output_layer import answers_only, only_columns
@@ -165,11 +165,12 @@ class PrefixEngine:
         prefix, tails = self._shared(prefix, questions)
         tables = grammar.tables.to(self.device)
         longest = sum(max(map(len, texts)) for texts in grammar.slots)
-        with self._attention(), only_columns(self.model, tables.tokens) as narrow:
+        merged = self._merges(prefix, max(map(len, tails)), longest)
+        with self._attention(merged), only_columns(self.model, tables.tokens) as narrow:
             walk = Walk(grammar, tables, narrow)
             columns = len(tables.tokens) if narrow else self._columns()
             for chunk in self._chunks(tails, prefix, longest, columns):
-                rows = Rows(self.model, prefix, len(chunk), self.merged)
+                rows = Rows(self.model, prefix, len(chunk), merged)
                 values, logs = walk.run(rows, [tails[i] for i in chunk])
                 answers.values[chunk], answers.log_probabilities[chunk] = values.cpu(), logs.cpu()
         return answers
@@ -198,10 +199,11 @@ class PrefixEngine:
         longest = max(map(len, options))
         # A softmax over the vocabulary is needed only where options differ in more than one token.
         narrowing = only_columns(self.model, firsts) if longest == 1 else nullcontext(False)
-        with self._attention(), narrowing as narrow:
+        merged = self._merges(prefix, max(map(len, tails)), longest)
+        with self._attention(merged), narrowing as narrow:
             columns = len(options) if narrow else self._columns() * longest
             for chunk in self._chunks(tails, prefix, longest, columns):
-                rows = Rows(self.model, prefix, len(chunk), self.merged)
+                rows = Rows(self.model, prefix, len(chunk), merged)
                 logits = rows.feed(*padded([tails[i] for i in chunk], self.device)).double()
                 logs = logits if narrow else logits.log_softmax(-1)[:, firsts]
                 for number, option in enumerate(options):
@@ -228,9 +230,10 @@ class PrefixEngine:
         # What is not full precision is widened inside norms and softmax.
         wide = 4 if size < 4 else 0
         own, whole = width + longest, prefix.length + width + longest
+        merged = self._merges(prefix, width, longest)
         token = sum(2 * keys.shape[1] * keys.shape[3] * size for keys in prefix.layout().keys)
-        kept = token * (own if self.merged else whole)
-        appended = 4 * token // layers * (own if self.merged else whole)
+        kept = token * (own if merged else whole)
+        appended = 4 * token // layers * (own if merged else whole)
         scores = heads * width * whole * (4 * size + wide)
         states = width * (10 * hidden + 4 * inner) * (size + wide)
         return kept + appended + max(scores, states) + columns * (size + 3 * 8)
@@ -255,9 +258,14 @@ class PrefixEngine:
 
     # ------------------------------------------------------------------------------------------------- attention
 
+    def _merges(self, prefix: Prefix, width: int, longest: int) -> bool:
+        """Whether shared-prefix attention is right here: it sees all that is before, so no window may be shorter."""
+        window = shortest_window(self.model)
+        return self.merged and (window is None or prefix.length + width + longest <= window)
+
     @contextmanager
-    def _attention(self) -> Iterator[None]:
-        with shared_attention(self.model) if self.merged else nullcontext():
+    def _attention(self, merged: bool) -> Iterator[None]:
+        with shared_attention(self.model) if merged else nullcontext():
             yield
 
     @torch.inference_mode()

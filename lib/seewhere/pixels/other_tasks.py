@@ -5,7 +5,7 @@ One row per question, so that two stages are compared on the very same ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from seewhere import metrics, storage
 from seewhere.models import world_questions
 from seewhere.models.micro_vlm_weights import FOLDER
+from seewhere.models.registry import MINIGPTS
 from seewhere.pixels import mixture, pictures
 from seewhere.world.scenes import Scene
 from seewhere.world.sprites import load_sprites
@@ -45,7 +46,16 @@ def rows(
 
     Returns:
         Columns: model, task, image_id, score (0..1); the same questions in the same order for every model.
+
+    Raises:
+        ValueError: a model that has no prompts for these tasks, such as a chat model.
     """
+    for name, reader in readers.items():
+        if not all(hasattr(reader, method) for method in ("find_boxes", "name_regions", "answer", "describe")):
+            raise ValueError(
+                f"{name} is {type(reader).__name__}, which cannot be asked to describe boxes and pictures by prompts "
+                "of its own. A chat model joins as one more (more=...), not in the place of a stage."
+            )
     shown = pictures.world_pictures(scenes, split, FIRST_SEED + seed)
     found = []
     for name, reader in readers.items():
@@ -102,7 +112,15 @@ def write(table: pd.DataFrame, folder: Path) -> Path:
     return storage.atomic_write_text(folder / FILE, table.to_csv(index=False, float_format="%.4g"))
 
 
-def shipped_rows(folder: Path = SHIPPED) -> pd.DataFrame:
-    """The rows that came with the weights, of every stage; empty where there are none."""
+def shipped_rows(sources: Iterable[str] = (), folder: Path = SHIPPED) -> pd.DataFrame:
+    """The rows that came with the weights, of every stage; empty where there are none.
+
+    Args:
+        sources: the models that they are to be told of; where one is not of the package, they are about others.
+        folder: where they lie.
+    """
     path = folder / FILE
-    return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["model", "task", "image_id", "score"])
+    ours = all(source in MINIGPTS for source in sources)
+    return (
+        pd.read_csv(path) if ours and path.is_file() else pd.DataFrame(columns=["model", "task", "image_id", "score"])
+    )

@@ -6,7 +6,7 @@ be tried; its name says what it is, and what it answers means nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,13 +113,41 @@ def tiny_reader(name: str = TINY, seed: int = 0, **options: Any) -> PixelReader:
 
 
 def load_all(sources: Sequence[str], stand_in: bool = False, half: bool = False, **options: Any) -> dict[str, Any]:
-    """Short name -> reader, in order; `options` and errors as `load`."""
-    return {short_name(source): load(source, stand_in, half, **options) for source in sources}
+    """Short name -> reader, in order; `options` and errors as `load`, and ValueError for two models of one name."""
+    names = [short_name(source) for source in sources]
+    for name, source in zip(names, sources, strict=True):
+        if names.count(name) > 1:
+            raise ValueError(
+                f"{source!r} and another model are both called {name!r}; ask for them in runs of their own"
+            )
+    return {name: load(source, stand_in, half, **options) for name, source in zip(names, sources, strict=True)}
+
+
+def beside(main: Mapping[str, Any], more: Sequence[str], **options: Any) -> dict[str, Any]:
+    """Return the main models, and others that join them under their short names.
+
+    Args:
+        main: name -> reader.
+        more: sources of the others, see `load`.
+        options: as for `load_all`.
+
+    Raises:
+        ValueError: two models of one name.
+    """
+    for source in more:
+        if (name := short_name(source)) in main:
+            raise ValueError(f"{source!r} would be called {name!r}, as one of the main models is; give it another name")
+    return dict(main) | load_all(more, **options)
 
 
 def short_name(source: str) -> str:
-    """What a model is called in tables: ``stage3`` for ``micro-pixels-stage3``, the last part of a path."""
-    return Path(source.rpartition(":")[2] or source).name.removeprefix("micro-pixels-")
+    """What a model is called in tables: ``stage3`` for ``micro-pixels-stage3``, the last part of a path.
+
+    Trainings write their weights into a folder named ``model``; it is the one above that tells them apart.
+    """
+    path = Path(source.rpartition(":")[2] or source)
+    name = path.parent.name if path.name == "model" and path.parent.name else path.name
+    return name.removeprefix("micro-pixels-")
 
 
 def describe(reader: Any) -> str:

@@ -189,4 +189,4 @@ def _eye_hash(resampler: Resampler) -> str:
         eye = getattr(getattr(resampler, "model", None), "vision_model", None)
     if eye is None:
         return resampler.fingerprint
-    return hashlib.sha256(f"{type(eye).__name__} {fingerprint_of(eye)}".encode()).hexdigest()
+    return hashlib.sha256(f"{type(eye).__name__} {fingerprint_of(eye)}{resampler.preparation()}".encode()).hexdigest()

@@ -108,6 +108,18 @@ def asked_directly(
     return np.array(found, dtype=np.float32).reshape(-1, 1)
 
 
+def can_answer(model: Any) -> bool:
+    """Return whether a model can be asked directly if a statement is true."""
+    return hasattr(model, "choose") or hasattr(getattr(model, "resampler", None), "match")
+
+
+def asked_table(task: Task, model: Any, question: str) -> pd.DataFrame:
+    """Return the test predictions of a whole model that is asked (see `asked_directly`), as those of a control."""
+    outputs = asked_directly(model, task.splits["test"], question, batch=64)
+    name = f"{model.name}, asked"
+    return predictions(task, outputs, resampler=name, arm="control", seed=0, layer="", probe_layers=0)
+
+
 def predictions(task: Task, outputs: NDArray[np.float32], split: str = "test", **columns: object) -> pd.DataFrame:
     """Return the predictions table: one row per example, with what was said, whether it is right, and group columns.
 

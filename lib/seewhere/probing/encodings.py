@@ -53,7 +53,11 @@ class EncodingStore:
         for listing in sorted(self.folder.glob("*.json")):
             if listing.name in self._read:
                 continue
-            about, shard = storage.read_json(listing), listing.with_suffix(".npy")
+            shard = listing.with_suffix(".npy")
+            try:
+                about = storage.read_json(listing)
+            except ValueError:  # a damaged disk: what it listed is encoded again
+                about = {"encoder": self.encoder, "checksum": ""}
             if about["encoder"] != self.encoder:
                 raise CacheError(f"{self.folder} holds tokens of another encoder. Remove the folder.")
             if not shard.is_file() or f"{checksum(shard):08x}" != about["checksum"]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from seewhere.probing import controls
+from seewhere.probing import controls, crossed_text
 from seewhere.probing.features import cached_encodings, cached_features
 from seewhere.probing.names import FROZEN, UNFROZEN, folder_of
 from seewhere.probing.protocols import EncodedResampler, Resampler, TrainableResampler
@@ -205,13 +205,17 @@ def control_tables(
     """Return the test predictions of the controls that need no resampler: majority, random, and the text alone.
 
     The text-only probe is trained like any frozen one, always on standardised counts, so that it is no weaker than it
-    could be. The column ``resampler`` names the control.
+    could be. Of yes/no tasks the text is read in a second way, with its words held against each other, see
+    `seewhere.probing.crossed_text`. The column ``resampler`` names the control.
     """
     constant = controls.predictions(task, controls.majority(task), resampler="majority", arm="control", seed=0)
     drawn = controls.predictions(task, controls.at_random(task, seed=settings.seed), resampler="random", arm="control")
     plain = settings.changed(standardise=True, layers=1)
     text = frozen_arm(task, controls.TextOnly(), plain, (settings.seed,), None, root, progress).table
     parts = [constant, drawn.assign(seed=0), text.assign(arm="control", seed=0)]
+    if task.kind == "binary":
+        outputs = crossed_text.crossed_text(task, settings.seed)
+        parts.append(controls.predictions(task, outputs, resampler=crossed_text.NAME, arm="control", seed=0))
     return pd.concat([part.assign(layer="", probe_layers=0) for part in parts], ignore_index=True)
 
 

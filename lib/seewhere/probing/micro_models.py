@@ -43,6 +43,7 @@ def load_models(names: Sequence[str], stand_ins: bool = False, bf16: bool = True
 
     Raises:
         FileNotFoundError: no such model, and none may stand in; the message has the command that makes it.
+        ValueError: two models of one name, which no table could tell apart.
     """
     fast = bf16 and (quick_dtype() is not None or torch.cuda.is_available())
     found: dict[str, Any] = {}
@@ -55,6 +56,11 @@ def load_models(names: Sequence[str], stand_ins: bool = False, bf16: bool = True
             print(f"{name}: no weights in this package; an {UNTRAINED} takes its place, so its scores say nothing")
             model = Probed(untrained(name), fast)
             model.untrained = True
+        if model.name in found:
+            raise ValueError(
+                f"{name!r} and another of {', '.join(map(repr, names))} are both called {model.name!r}, and tables "
+                "could not tell them apart. Ask for them in runs of their own, or give the folder another name."
+            )
         found[model.name] = model
     return found
 
@@ -150,8 +156,9 @@ def position_control(model: Any, scenes: int, seed: int = 0) -> pd.DataFrame:
         seed: of the probe.
 
     Returns:
-        A row for objects pointed at by their boxes and one for named objects: cell right, away from lines between
-        cells, commonest cell, category of a patch right (all 0..1), number of objects; see
+        A row for objects pointed at by their boxes, one for the same read from the encoder's last layer before
+        positions are added again, and one for named objects: cell right, away from lines between cells, commonest
+        cell, category of a patch right (all 0..1), number of objects; see
         `seewhere.models.position_probe`.
     """
     columns = ["object", "cell", "away from lines", "commonest cell", "category of a patch", "objects"]
@@ -163,6 +170,7 @@ def position_control(model: Any, scenes: int, seed: int = 0) -> pd.DataFrame:
     names = [category.name for category in load_sprites().coco]
     found = {
         "pointed at": position_probe.pointed_accuracy(clip, train, test, seed=seed),
+        "pointed at, encoder alone": position_probe.pointed_accuracy(clip, train, test, seed=seed, placed=False),
         "named": position_probe.cell_accuracy(clip, train, test, names, seed=seed),
     }
     rows = [(kind, f.accuracy, f.away_from_lines, f.majority, f.what, f.objects) for kind, f in found.items()]

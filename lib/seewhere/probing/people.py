@@ -1,7 +1,9 @@
 """The human baseline of region cell matching: how often people are right, and how far they agree.
 
-As in "Lost in Space", appendix A: each person says where the described thing is, and that decides whether a caption
-matches. Answers with several cells, and refusals (factually wrong), are left out of the accuracy.
+"Lost in Space" (appendix A) showed people the claim and asked yes or no. Here each person sees the expression alone
+and says where the thing is, and that decides whether the claim matches: one answer tells the cell as well, and nobody
+is led by what is claimed. So the shares are comparable, not the same measure. Answers with several cells, and refusals
+(factually wrong), are left out of the accuracy.
 """
 
 from __future__ import annotations
@@ -14,10 +16,9 @@ import pandas as pd
 
 from seewhere import metrics
 from seewhere.boxes import CELLS
-from seewhere.datasets import load
 from seewhere.probing import analysis, rcm
 from seewhere.probing.rcm import RegionCell
-from seewhere.probing.tasks import on_disk
+from seewhere.probing.tasks import referring_expressions
 from seewhere.show.annotate import CellAnswer, check_asked
 
 WRONG = "factually wrong"
@@ -111,7 +112,13 @@ def _row(item: RegionCell, answer: CellAnswer) -> dict[str, object]:
 
 
 def _kappa(table: pd.DataFrame, column: str, categories: Sequence[str]) -> tuple[float | None, int]:
-    """Fleiss' kappa of one column over the items that everybody answered, and their number."""
+    """Fleiss' kappa of one column over the items that everybody answered, and their number.
+
+    Somebody who stopped before half of what the busiest answered is no annotator yet: the others' agreement would hang
+    on the few items that all have seen.
+    """
+    counted = table.groupby("annotator").item.nunique()
+    table = table[table.annotator.isin(counted.index[counted >= counted.max() / 2])]
     ratings = table[["annotator", "item", column]].rename(columns={column: "category"}).to_dict("records")
     counts, items = analysis.rating_counts(ratings, categories)
     if not len(items) or counts[0].sum() < 2:
@@ -129,7 +136,7 @@ def annotation_items(
 ) -> list[RegionCell]:
     """Return items for people from a data set of referring expressions, its pictures in `images` if not in a usual
     place; see `draw_items`. Expressions whose pictures are missing are passed over."""
-    expressions = on_disk(load(data, split, root, images=images or None)).expressions
+    expressions = referring_expressions(data, split, root, images or None)
     return draw_items(rcm.build(expressions, seed, skip_empty=True), count, seed)
 
 

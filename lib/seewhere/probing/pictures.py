@@ -266,14 +266,19 @@ def with_attention(models: Mapping[str, object]) -> str:
     return ""
 
 
-def looker(model: Probed, examples: Sequence[Example]) -> Looker:
+def looker(model: Probed, examples: Sequence[Example], arm: str) -> Looker:
     """Return the widget that shows where a resampler's queries look in some examples' pictures.
+
+    Args:
+        model: has cross-attention.
+        examples: whose pictures and texts are shown.
+        arm: "frozen" or "unfrozen", for the titles.
 
     Raises:
         ValueError: a resampler without cross-attention.
     """
     opened, texts = open_pictures(examples), [example.text for example in examples]
-    return Looker(opened, texts, model.attention(opened, texts))
+    return Looker(opened, texts, model.attention(opened, texts), f"{model.name}, {arm}")
 
 
 OTHER_SPLIT = "vsr-zeroshot"

@@ -140,8 +140,9 @@ class Study:
     def unfrozen(self, models: Sequence[str], tasks: Sequence[str] = tuple(DATA)) -> pd.DataFrame:
         """Return test predictions of resamplers that were trained along with their probe.
 
-        Arms that ship are loaded, if weights, examples and settings are these (see `arms.misfit`). What is done where
-        none ships that fits, the preset's ``unfrozen`` says. "shipped": it is left out, with a line. "taste": the first
+        Arms that ship are loaded, if weights, examples and settings are these (see `arms.misfit`); they are those of
+        the preset's own seeds, whatever the study's: its first seed goes with their first. What is done where none
+        ships that fits, the preset's ``unfrozen`` says. "shipped": it is left out, with a line. "taste": the first
         seed's is trained here for ``live_unfrozen_epochs``, which a column of that name marks and no claim rests on.
         "train": every arm is trained here at full length, on the larger world if the preset names one. What is trained
         here is kept below `storage.runs_home`, so a training that was killed goes on where it was, and a finished one
@@ -153,7 +154,7 @@ class Study:
         for (task_name, model_name), seed in product(product(tasks, models), self.seeds):
             model = self.models[model_name]
             settings = self.probe_settings(task_name, model, UNFROZEN, seed=seed)
-            folder, why = shipped_arm(self.tasks[task_name], model, settings)
+            folder, why = shipped_arm(self.tasks[task_name], model, settings.changed(seed=self._shipped_seed(seed)))
             if whole or (taste and folder is None and seed == self.seeds[0]):
                 tables.append(self._train(task_name, model, settings, whole, "" if whole else why))
             elif folder is not None:
@@ -163,6 +164,10 @@ class Study:
                 how = "seewhere train arms --out FOLDER --ship"
                 print(f"{task_name}, {model_name}: no unfrozen arm ships{reason}. Train it and the others with: {how}")
         return together(*tables)
+
+    def _shipped_seed(self, seed: int) -> int:
+        """Return the seed of the shipped arm that stands for a seed of the study."""
+        return dict(zip(self.seeds, self.settings.seeds, strict=False)).get(seed, seed)
 
     def trainable(self, models: Sequence[str]) -> list[str]:
         """Return those of some models that can be trained along; say of the others that they are probed frozen only."""
@@ -226,7 +231,7 @@ class Study:
         start = self.tasks[task].start
         if not start:
             return model
-        settings = self.probe_settings(start, model, UNFROZEN, seed=seed)
+        settings = self.probe_settings(start, model, UNFROZEN, seed=self._shipped_seed(seed))
         folder, _ = shipped_arm(self.tasks[start], model, settings)
         if folder is not None:
             own = arms.load_arm(folder, model)[1]
@@ -245,6 +250,7 @@ class Study:
         self.origins[f"{task} {model.name} {seed}"] = (
             f"shipped, {about['settings']['epochs']} epochs of {about['train_examples']} examples"
             f"{_after(about.get('start_task', ''))}"
+            f"{'' if about['settings']['seed'] == seed else ' (of the seeds that ship)'}"
         )
         self.histories[task, model.name, seed] = pd.DataFrame(about["history"])
         table = self._table(task, probe, experiments.tokens_of(own, examples), model, seed)
@@ -283,14 +289,14 @@ class Study:
                 models that have nothing to answer with are passed over.
             tasks: names.
         """
-        whole = [model for model in (self.models.get(m, m) for m in asked) if can_answer(model)]
+        whole = [model for model in (self.models.get(m, m) for m in asked) if controls.can_answer(model)]
         tables = []
         for name in tasks:
             task = self.tasks[name]
             base = settings_of(self.settings, name, seed=self.seeds[0])
             tables.append(experiments.control_tables(task, base))
             if task.kind == "binary":
-                tables += [_asked(task, model, self.settings.asked_question) for model in whole]
+                tables += [controls.asked_table(task, model, self.settings.asked_question) for model in whole]
         return pd.concat(tables, ignore_index=True)
 
     def search(self, models: Sequence[str], tasks: Sequence[str] = tuple(DATA)) -> pd.DataFrame:
@@ -378,17 +384,6 @@ def state_folder(task: Task, model: Resampler, settings: ProbeSettings) -> Path:
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return storage.runs_home() / "unfrozen-arms" / digest[:16]
-
-
-def can_answer(model: Any) -> bool:
-    """Return whether a model can be asked directly if a statement is true."""
-    return hasattr(model, "choose") or hasattr(getattr(model, "resampler", None), "match")
-
-
-def _asked(task: Task, model: Any, question: str) -> pd.DataFrame:
-    outputs = controls.asked_directly(model, task.splits["test"], question, batch=64)
-    name = f"{model.name}, asked"
-    return controls.predictions(task, outputs, resampler=name, arm="control", seed=0, layer="", probe_layers=0)
 
 
 def _outputs(

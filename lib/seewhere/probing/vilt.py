@@ -5,6 +5,7 @@ It is fine-tuned as a whole; its one token is the pooled state of the first posi
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,9 @@ class Vilt:
     def __init__(self, model: ViltModel, processor: Any, name: str = "vilt") -> None:
         self.module, self.processor, self.name = model.eval(), processor, name
         self.text_length = int(model.config.max_position_embeddings)
-        self.weights_hash = fingerprint_of(model)
+        prepared = processor.image_processor.to_json_string()
+        # Features are kept under this name: other settings of the processor give others.
+        self.weights_hash = hashlib.sha256(f"{fingerprint_of(model)} {prepared}".encode()).hexdigest()
 
     @classmethod
     def load(

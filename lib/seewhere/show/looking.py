@@ -59,15 +59,18 @@ class Looker(Panel):
         pictures: N pictures.
         texts: N texts, as the resampler read them.
         maps: layer -> (N, queries, patches).
+        title: who looks, such as "micro-blip2, frozen"; stands before the text.
 
     Raises:
         ValueError: nothing to show, or arrays of other lengths.
     """
 
-    def __init__(self, pictures: Sequence[Image.Image], texts: Sequence[str], maps: Mapping[str, NDArray]) -> None:
+    def __init__(
+        self, pictures: Sequence[Image.Image], texts: Sequence[str], maps: Mapping[str, NDArray], title: str = ""
+    ) -> None:
         if not pictures or not maps or any(len(values) != len(pictures) for values in maps.values()):
             raise ValueError(f"expected maps of {len(pictures)} pictures; got {[len(v) for v in maps.values()]}")
-        self.pictures, self.texts, self.maps = list(pictures), list(texts), dict(maps)
+        self.pictures, self.texts, self.maps, self.title = list(pictures), list(texts), dict(maps), title
         queries = next(iter(self.maps.values())).shape[1]
         self.example = ipywidgets.IntSlider(0, 0, len(pictures) - 1, description="example")
         self.layer = ipywidgets.SelectionSlider(options=list(self.maps), value=list(self.maps)[-1], description="layer")
@@ -88,7 +91,8 @@ class Looker(Panel):
     def _refresh(self, _: object = None) -> None:
         which = "mean over the queries" if self.query.value == ALL else f"query {self.query.value}"
         text = html.escape(self.texts[self.example.value])
-        self.caption.value = f"<p>“{text}”, layer {html.escape(self.layer.value)}, {which}</p>"
+        before = f"<b>{html.escape(self.title)}</b>: " if self.title else ""
+        self.caption.value = f"<p>{before}“{text}”, layer {html.escape(self.layer.value)}, {which}</p>"
         self.picture.value = to_png(overlay(self.pictures[self.example.value], self.weights()))
 
     def static(self, example: int = 0, queries: Sequence[int] = (ALL, 0, 1, 2)) -> Figure:
@@ -100,5 +104,6 @@ class Looker(Panel):
                 drawn.append(overlay(self.pictures[example], found))
                 titles.append(f"layer {layer}, {'all queries' if query == ALL else f'query {query}'}")
         figure = figures.gallery(drawn, titles, columns=len(queries), tile_inches=2.3)
-        figure.suptitle(f"“{self.texts[example]}”", x=0.01, ha="left", fontsize=11)
+        before = f"{self.title}: " if self.title else ""
+        figure.suptitle(f"{before}“{self.texts[example]}”", x=0.01, ha="left", fontsize=11)
         return figure
