@@ -101,6 +101,10 @@ def test_a_training_that_was_ended_goes_on_as_if_it_had_not(tmp_path):
     with pytest.raises(ValueError, match="other settings or data"):
         fit_planted(train, targets, test, test_targets, settings.changed(epochs=9), folder=tmp_path)
     assert (tmp_path / STATE).is_file()
+    (state,) = tmp_path.glob("*.pt")
+    state.write_bytes(state.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"is damaged .* begins anew"):
+        fit_planted(train, targets, test, test_targets, settings, folder=tmp_path)
 
 
 def test_mistakes_are_named():

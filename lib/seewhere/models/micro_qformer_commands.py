@@ -156,6 +156,9 @@ _ABOUT = {
 }
 
 
+FRESH = ", a small Llama that begins at random and learns along (InstructBLIP's is trained before, and frozen)"
+
+
 def card_text(
     settings: ResamplerSettings,
     shape: QFormerSettings,
@@ -170,6 +173,8 @@ def card_text(
              "optimizer", "layers", "width", "queries", "matching_weights")  # fmt: skip
     flags = command_flags(asdict(settings), asdict(ResamplerSettings()), names, ("steps", "seed"))
     flags += " --few-bits" if squeezed else ""
+    if settings.kind != "blip2":
+        objective += f" ({settings.language}, frozen)" if settings.language else FRESH
     matching = scores["matching"]
     twists, crowds = (
         ", ".join(f"{name} {value:.3f}" for name, value in matching[by].items()) for by in ("by_twist", "by_objects")

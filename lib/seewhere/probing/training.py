@@ -14,6 +14,7 @@ import copy
 import hashlib
 import io
 import math
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -317,7 +318,12 @@ class _Run:
         path = None if self.folder is None else self.folder / STATE
         if path is None or not path.is_file():
             return
-        content = torch.load(path, weights_only=True, map_location="cpu")
+        try:
+            content = torch.load(path, weights_only=True, map_location="cpu")
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise ValueError(
+                f"{path} is damaged ({str(error).splitlines()[0]}). Remove it, and the training begins anew."
+            ) from error
         if content["facts"] != self._facts():
             raise ValueError(f"{path} is of a training with other settings or data. Choose another folder.")
         self._plain().load_state_dict(content["state"], strict=False)
