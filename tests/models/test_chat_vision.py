@@ -73,6 +73,18 @@ def test_shared_answers_are_those_of_generate_one_by_one(chat: ChatVision, folde
     assert chat.write(picture(30, 60), QUESTIONS, 8) != found, "the picture matters"
 
 
+def test_copies_of_a_large_picture_stay_within_the_budget(chat: ChatVision, folder: Path) -> None:
+    expected = chat.write(picture(), QUESTIONS, 8)
+    prefix, _ = chat._read(picture(), QUESTIONS)
+    assert prefix is not None and len(QUESTIONS) > 2
+    layout = prefix.layout()
+    one = sum(part.nbytes for part in (*layout.keys, *layout.values))
+    for budget, most in ((2 * one, 2), (1, 1), (1 << 30, len(QUESTIONS))):
+        small = ChatVision.load(folder, device="cpu", progress=False, budget=budget)
+        assert max(map(len, small._chunks(len(QUESTIONS), prefix))) == most
+        assert small.write(picture(), QUESTIONS, 8) == expected
+
+
 def test_first_tokens_are_those_of_the_models_own_forward_pass(chat: ChatVision) -> None:
     found = chat.first_token(picture(), QUESTIONS, ("0", "1"))
     columns = [chat.tokenizer(t, add_special_tokens=False)["input_ids"][0] for t in ("0", "1")]

@@ -26,6 +26,7 @@ from seewhere.models.pixel_points import as_rgb
 
 # Share of the largest logit by which shared and whole reading may differ.
 TOLERANCE, HALF_TOLERANCE = 1e-3, 5e-2
+BUDGET = 4 << 30  # bytes: a few rows of a 7B model behind a picture of 2,900 tokens, all 64 of a small one
 
 
 class ChatVision:
@@ -35,7 +36,9 @@ class ChatVision:
         model: an image-text-to-text model of transformers.
         processor: its processor, with a chat template.
         name: shown in tables.
-        batch: questions in flight.
+        batch: most questions in flight.
+        budget: bytes that their copies of the picture's keys and values may take together; a large model behind a large
+            picture is asked fewer at a time.
         share: read the picture once for all questions; None: where the model gives the same logits with it.
         progress: show a bar over the questions.
 
@@ -51,6 +54,7 @@ class ChatVision:
         batch: int = 64,
         share: bool | None = None,
         progress: bool = True,
+        budget: int = BUDGET,
     ) -> None:
         if not getattr(processor, "chat_template", None):
             raise ValueError(
@@ -58,7 +62,7 @@ class ChatVision:
                 "instruction-tuned model; a base model cannot be asked."
             )
         self.model, self.processor, self.name = model.eval(), processor, name
-        self.batch, self.share, self.progress = batch, share, progress
+        self.batch, self.share, self.progress, self.budget = batch, share, progress, budget
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token_id is None:
@@ -99,7 +103,7 @@ class ChatVision:
             return []
         picture, found = as_rgb(image), list[str]()
         prefix, tails = self._read(picture, questions)
-        for chunk in self._chunks(len(questions)):
+        for chunk in self._chunks(len(questions), prefix):
             if prefix is None:
                 tokens = self._generate(picture, [questions[i] for i in chunk], length)
             else:
@@ -122,7 +126,7 @@ class ChatVision:
             return found
         picture = as_rgb(image)
         prefix, tails = self._read(picture, questions)
-        for chunk in self._chunks(len(questions)):
+        for chunk in self._chunks(len(questions), prefix):
             if prefix is None:
                 logits = self.model(**self._inputs(picture, [questions[i] for i in chunk])).logits[:, -1]
             else:
@@ -131,10 +135,14 @@ class ChatVision:
             found[chunk] = logits[:, columns].double().softmax(-1).cpu()
         return found
 
-    def _chunks(self, count: int) -> Iterator[list[int]]:
-        with tqdm(total=count, unit="question", disable=not self.progress or count <= self.batch) as bar:
-            for start in range(0, count, self.batch):
-                chunk = list(range(start, min(start + self.batch, count)))
+    def _chunks(self, count: int, prefix: Prefix | None) -> Iterator[list[int]]:
+        size = self.batch
+        if prefix is not None:
+            layout = prefix.layout()
+            size = max(1, min(size, self.budget // sum(part.nbytes for part in (*layout.keys, *layout.values))))
+        with tqdm(total=count, unit="question", disable=not self.progress or count <= size) as bar:
+            for start in range(0, count, size):
+                chunk = list(range(start, min(start + size, count)))
                 yield chunk
                 bar.update(len(chunk))
 
