@@ -57,6 +57,8 @@ def test_a_folder_below_home_is_found_and_models_of_one_name_are_refused(
     for name in ("stage1", "stage2"):
         readers.tiny_reader(name).model.write(tmp_path / name / "model")
     assert list(readers.load_all(["~/stage1/model", "~/stage2/model"])) == ["stage1", "stage2"]
+    with pytest.raises(FileNotFoundError, match=r"holds no model: .*stage1/model is one"):
+        readers.load(str(tmp_path / "stage1"))
     with pytest.raises(ValueError, match="both called 'stage1'"):
         readers.load_all(["~/stage1/model", "~/stage1"])
     main = {"frozen": readers.tiny_reader("frozen")}

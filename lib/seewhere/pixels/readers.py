@@ -77,6 +77,13 @@ def load(source: str, stand_in: bool = False, half: bool = False, progress: bool
 
 
 def _chat(source: str, progress: bool, **options: Any) -> ChatPixelReader:
+    place = Path(source).expanduser()
+    if place.is_dir() and not (place / "config.json").is_file():
+        inside = f"; {place / 'model'} is one" if (place / "model" / SETTINGS_FILE).is_file() else ""
+        raise FileNotFoundError(
+            f"{source!r} holds no model: expected {SETTINGS_FILE} (made by `{MAKE}`) or config.json (a chat model)"
+            f"{inside}"
+        )
     try:
         return ChatPixelReader.load(source, progress=progress, **options)
     except OSError as error:
