@@ -151,6 +151,20 @@ def test_points_outside_of_the_picture_are_refused_and_said() -> None:
     page._pointed({"kind": "click"})
     page._pointed({"kind": "drag", "x": 2, "y": 2, "x2": 3, "y2": 3})
     assert "outside of the picture" in page.message.value
+    assert page.canvas.answered == 3, "the page is told, or it would wait for ever"
+
+
+def test_a_picture_is_averaged_once() -> None:
+    averaged: list[int] = []
+
+    def target(image: Image.Image, grid: int) -> np.ndarray:
+        averaged.append(grid)
+        return area_average(image, grid)
+
+    page = PixelAsker({"sure": AlwaysSure()}, {"one": Image.new("RGB", (30, 20), "red")}, target=target, grid=4)
+    page.ask(3, 3)
+    page.ask(20, 10)
+    assert averaged == [4]
 
 
 def test_unusable_answers_are_counted() -> None:

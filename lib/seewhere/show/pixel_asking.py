@@ -37,12 +37,14 @@ class PointingCanvas(anywidget.AnyWidget):
     """A picture on which places are pointed at; sends ``{"kind": "hover" | "click" | "drag", ...}``.
 
     Places are shares 0..1 of width and height: ``x, y``, and for a drag ``x2, y2``. While the pointer only moves, a
-    message is sent when it enters another cell of the grid, and not more often than `pause` milliseconds.
+    message is sent when it enters another cell of the grid, not more often than `pause` milliseconds, and not before
+    the last one was answered (`answered` counts), so that none queue behind a slow model.
     """
 
     picture = traitlets.Bytes(b"").tag(sync=True)
     grid = traitlets.Int(64).tag(sync=True)
     pause = traitlets.Int(120).tag(sync=True)
+    answered = traitlets.Int(0).tag(sync=True)
     mark: Any = traitlets.List([]).tag(sync=True)  # x, y, x2, y2 as shares, drawn as a frame
 
     _esm = """
@@ -83,7 +85,9 @@ class PointingCanvas(anywidget.AnyWidget):
       const between = (a, b) => [
         Math.min(a[0], b[0]), Math.min(a[1], b[1]), Math.max(a[0], b[0]), Math.max(a[1], b[1])
       ];
-      let start = null, cell = "", sent = 0;
+      let start = null, cell = "", sent = 0, waiting = false;
+      const patience = 10000;
+      model.on("change:answered", () => { waiting = false; });
       stage.addEventListener("pointerdown", (event) => {
         event.preventDefault();
         stage.setPointerCapture(event.pointerId);
@@ -94,8 +98,8 @@ class PointingCanvas(anywidget.AnyWidget):
         if (start) { outline(...between(start, here)); return; }
         const grid = model.get("grid");
         const now = Math.floor(here[0] * grid) + "," + Math.floor(here[1] * grid);
-        if (now === cell || performance.now() - sent < model.get("pause")) return;
-        cell = now; sent = performance.now();
+        if (now === cell || performance.now() - sent < (waiting ? patience : model.get("pause"))) return;
+        cell = now; sent = performance.now(); waiting = true;
         model.send({ kind: "hover", x: here[0], y: here[1] });
       });
       stage.addEventListener("pointerup", (event) => {
@@ -166,6 +170,7 @@ class PixelAsker(Panel):
             raise ValueError(f"expected at least one model and one picture, got {len(readers)} and {len(pictures)}")
         self.readers, self.pictures, self.target_of, self.grid = dict(readers), dict(pictures), target, grid
         self._known: dict[str, dict[str, Known]] = {}
+        self._targets: dict[str, NDArray] = {}  # a large picture takes a while to average
         self.cell: tuple[int, int] | None = None
         self.rectangle: tuple[float, float, float, float] | None = None
         self._make_controls()
@@ -200,7 +205,10 @@ class PixelAsker(Panel):
     @property
     def target(self) -> NDArray:
         """What the picture's colours are compared with, (grid, grid, 3)."""
-        return np.asarray(self.target_of(self.image, self.grid))
+        name = self.chosen.value
+        if name not in self._targets:
+            self._targets[name] = np.asarray(self.target_of(self.image, self.grid))
+        return self._targets[name]
 
     @property
     def known(self) -> dict[str, Known]:
@@ -220,6 +228,7 @@ class PixelAsker(Panel):
             return
         self.pictures[path] = image
         self._known.pop(path, None)
+        self._targets.pop(path, None)
         self.chosen.options = list(self.pictures)
         self.chosen.value = path
         self._show_picture()
@@ -244,6 +253,8 @@ class PixelAsker(Panel):
                 self.ask(x, y)
         except (KeyError, TypeError, ValueError) as error:
             self.message.value = f'<p style="color:{style.VERMILLION}">{html.escape(str(error))}</p>'
+        finally:
+            self.canvas.answered += 1
 
     def ask(self, x: float, y: float) -> dict[str, NDArray]:
         """Ask every model for the colour at x, y (pixels of the picture); name -> (3,), NaN where unusable.
