@@ -69,3 +69,7 @@ def test_selection() -> None:
     entries = [made(), made(claim="F11", metric="non_integer_rate", value=0.0, low=0.0, high=0.1)]
     assert results.select(entries, claim="F11") == entries[1:]
     assert results.select(entries, metric="gain_p_at_1") == entries[:1]
+
+
+def test_ratios_and_correlations_are_told_with_two_decimals() -> None:
+    assert [results.digits_of(name) for name in ("area_tau", "re_ratio", "gap", "non_integer_rate")] == [2, 2, 1, 1]

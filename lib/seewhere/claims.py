@@ -122,8 +122,9 @@ def describe(record: results.Record) -> str:
 def measured(record: results.Record) -> str:
     """Value and interval of a record: gains with their sign, ratios and rates without, rates with their percent."""
     kind = record["metric"].rpartition("_")[2]
-    value = {"ratio": f"{record['value']:.2f}", "rate": f"{record['value']:.1f} %"}.get(kind, f"{record['value']:+.1f}")
-    digits = 2 if kind == "ratio" else 1
+    digits = results.digits_of(record["metric"])
+    told = {"ratio": f"{record['value']:.2f}", "rate": f"{record['value']:.1f} %"}
+    value = told.get(kind, f"{record['value']:+.{digits}f}")
     return value + ("" if record["low"] is None else f" [{record['low']:.{digits}f}, {record['high']:.{digits}f}]")
 
 

@@ -208,6 +208,11 @@ def select(entries: Iterable[Record], claim: str | None = None, metric: str | No
     ]
 
 
+def digits_of(metric: str) -> int:
+    """Decimals that a metric is told with: two for ratios and correlations, whose unit is one; one for points."""
+    return 2 if metric.rpartition("_")[2] in ("ratio", "tau") else 1
+
+
 def listing(records: Sequence[Record]) -> Any:
     """Return records as a table: what was measured, under which settings, the value and its interval."""
     import pandas as pd  # slow to import, and only notebooks show tables
@@ -215,10 +220,7 @@ def listing(records: Sequence[Record]) -> Any:
     rows = []
     for record in records:
         setting = {key: value for key, value in record["setting"].items() if key not in ABOUT_ALL}
-        measured = {
-            "value": round(record["value"], 1),
-            "low": round(record["low"], 1),
-            "high": round(record["high"], 1),
-        }
+        digits = digits_of(record["metric"])
+        measured = {name: round(record[name], digits) for name in ("value", "low", "high")}
         rows.append({"metric": record["metric"], **setting, **measured, "n": record["n"]})
     return pd.DataFrame(rows).fillna("")

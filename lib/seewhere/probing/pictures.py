@@ -68,7 +68,7 @@ def curves(
     """
     found = analysis.accuracy(table, [series, axis])
     with style.drawing():
-        figure, axes = pyplot.subplots(figsize=(6.4, 3.6))
+        figure, axes = pyplot.subplots(figsize=(8.2, 3.6))
         for number, (name, part) in enumerate(found.groupby(series, sort=False)):
             ordered = part.assign(place=part[axis].astype(float)).sort_values("place")
             ink = style.PALETTE[number % len(style.PALETTE)]
@@ -82,7 +82,8 @@ def curves(
         axes.set_ylabel("right (%)")
         axes.set_xticks(sorted({float(value) for value in found[axis]}))
         axes.set_title(title)
-        axes.legend(fontsize=8)
+        # Beside the axes: inside, one of the many lines would always cross it.
+        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
     return style.finish(figure)
 
 
@@ -182,7 +183,8 @@ def correlation_panels(table: pd.DataFrame, train_counts: Mapping[str, int], few
             axes.scatter(groups[column], groups.score, s=10 + 3 * np.sqrt(groups.n.to_numpy(float)), color=style.BLUE)
             _name_points(axes, groups[column].to_numpy(float), groups.score.to_numpy(float), groups.super_category)
             axes.set_xlabel(label)
-            said = f"tau-b {tau.value:+.2f} [{tau.low:+.2f}, {tau.high:+.2f}], p = {tau.p:.3f}"
+            chance = "p < 0.001" if tau.p < 0.001 else f"p = {tau.p:.3f}"
+            said = f"tau-b {tau.value:+.2f} [{tau.low:+.2f}, {tau.high:+.2f}], {chance}"
             axes.set_title(said if np.isfinite(tau.value) else "all alike: no order", fontsize=10)
             axes.margins(x=0.2, y=0.1)
         row[0].set_ylabel("P@1 (%)")
