@@ -27,7 +27,8 @@ def load(
     Args:
         name: one of ``NAMES``: the real ones ("refcoco", "refcoco+", "refcocog", "talk2car", "hc-refloco"), or the
             world's four styles ("world", "world+", "worldg", "worldlong").
-        split: as the data set names it ("train", "val", "testA", ...). REFER's also take "all" and "testA+testB".
+        split: as the data set names it ("train", "val", "testA", ...). REFER's also take "all" and "testA+testB",
+            and "test" for both where there is no other.
         root: folder of the data set; ``data_cards`` says what is looked for in it.
         split_by: which ``refs(<split_by>).p`` of a REFER folder; None takes unc (RefCOCO, RefCOCO+), umd (RefCOCOg).
         images: folder of the images, if they are not in a usual place at or beside `root`.

@@ -19,6 +19,7 @@ from seewhere.datasets.images import ImageFinder, warn_missing
 from seewhere.datasets.plain_pickle import load_plain_pickle
 from seewhere.records import DataError, Expression, ImageRecord, Region
 
+HALVES = ("testA", "testB")  # people, and everything else: the test split of RefCOCO and RefCOCO+
 _NEEDED = ("ref_id", "ann_id", "image_id", "split", "sentences")
 _KNOWN = {*_NEEDED, "category_id", "file_name", "sent_ids", "sent_id", "sent", "raw", "tokens"}
 
@@ -108,7 +109,7 @@ def dangling_message(source: str, lost: Sequence[Mapping[str, Any]], total: int)
 
 
 def choose_split(references: Sequence[Mapping[str, Any]], split: str, source: str) -> list[Mapping[str, Any]]:
-    """Return the references of `split`; "all" takes all, "testA+testB" both.
+    """Return the references of `split`; "all" takes all, "testA+testB" both, as does "test" where there is no other.
 
     Raises:
         DataError: unknown split; the message lists those in the file.
@@ -116,7 +117,8 @@ def choose_split(references: Sequence[Mapping[str, Any]], split: str, source: st
     if split == "all":
         return list(references)
     known = sorted({str(item["split"]) for item in references})
-    wanted = split.split("+")
+    halves = split == "test" and "test" not in known and set(HALVES) <= set(known)
+    wanted = list(HALVES) if halves else split.split("+")
     unknown = [part for part in wanted if part not in known]
     if unknown:
         raise DataError(f"{source}: no split {unknown[0]!r}; it has {', '.join(known) or 'none'} (or 'all').")

@@ -16,9 +16,10 @@ import pandas as pd
 
 from seewhere import metrics
 from seewhere.boxes import CELLS
+from seewhere.datasets import load
 from seewhere.probing import analysis, rcm
 from seewhere.probing.rcm import RegionCell
-from seewhere.probing.tasks import referring_expressions
+from seewhere.probing.tasks import on_disk
 from seewhere.show.annotate import CellAnswer, check_asked
 
 WRONG = "factually wrong"
@@ -136,7 +137,7 @@ def annotation_items(
 ) -> list[RegionCell]:
     """Return items for people from a data set of referring expressions, its pictures in `images` if not in a usual
     place; see `draw_items`. Expressions whose pictures are missing are passed over."""
-    expressions = referring_expressions(data, split, root, images or None)
+    expressions = on_disk(load(data, split, root, images=images or None)).expressions
     return draw_items(rcm.build(expressions, seed, skip_empty=True), count, seed)
 
 

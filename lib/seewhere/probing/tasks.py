@@ -33,7 +33,6 @@ from seewhere.world.statements_export import DENSE
 Kind = Literal["box", "binary"]
 TASKS: dict[str, Kind] = {"rec": "box", "vsr": "binary", "rcm": "binary"}
 SPLITS = ("train", "validation", "test")
-TEST_HALVES = "testA+testB"  # people, and everything else; there is no "test" in data sets that have them
 
 
 class Picture(Protocol):
@@ -140,7 +139,7 @@ def _examples(
     if name == "vsr":
         found = _draw(statement_examples(load_vsr(data, file, root, images).on_disk()), size, seed)
     else:
-        expressions = referring_expressions(data, file, root, images)
+        expressions = on_disk(load(data, file, root, images=images)).expressions
         if name == "rec":
             found = _draw(box_examples(expressions, supers), size, seed)
         else:
@@ -148,26 +147,6 @@ def _examples(
     if not found:
         raise DataError(f"{name} {data}: the split {split} has no example whose picture is on disk below {root}.")
     return found
-
-
-def referring_expressions(
-    data: str, split: str, root: Path | str, images: Path | str | None = None
-) -> Sequence[Expression]:
-    """Return the expressions of a split whose pictures are on disk; RefCOCO's and RefCOCO+'s test is testA and testB.
-
-    Raises:
-        DataError: what the readers say.
-    """
-    try:
-        found = load(data, split, root, images=images)
-    except DataError:
-        if split != "test":
-            raise
-        try:
-            found = load(data, TEST_HALVES, root, images=images)
-        except DataError:
-            found = load(data, split, root, images=images)  # neither is there: the first error says what is
-    return on_disk(found).expressions
 
 
 def with_train_of(

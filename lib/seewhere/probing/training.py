@@ -322,7 +322,7 @@ class _Run:
             content = torch.load(path, weights_only=True, map_location="cpu")
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise ValueError(
-                f"{path} is damaged ({str(error).splitlines()[0]}). Remove it, and the training begins anew."
+                f"{path} is damaged ({type(error).__name__}). Remove it, and the training begins anew."
             ) from error
         if content["facts"] != self._facts():
             raise ValueError(f"{path} is of a training with other settings or data. Choose another folder.")
