@@ -243,6 +243,25 @@ def test_what_weighs_nothing_in_matching_leaves_no_gradient() -> None:
     torch.testing.assert_close(heavier * 6, plain * 4 + only * 2)
 
 
+def test_several_statements_about_an_image_are_the_mean_of_each_alone() -> None:
+    torch.manual_seed(0)
+    model, image = MicroBlip2(SHAPE).eval(), image_tokens(4)
+    for name, value in model.named_parameters():
+        if "crossattention" in name and value.ndim == 2:
+            value.data.mul_(20)  # a new model hardly looks at all
+    true, false = [texts(4, seed=i) for i in (0, 1)], [texts(4, seed=i) for i in (2, 3)]
+    weights = qformer.MatchingWeights(1, 0, 1, 0)
+    both = qformer.statements(TextBatch.joined(true), TextBatch.joined(false), 4)
+    loss, right = qformer.matching_loss(model, image, both, weights)
+    pairs = zip(true, false, strict=True)
+    apart = [qformer.matching_loss(model, image, qformer.statements(t, f, 4), weights) for t, f in pairs]
+    torch.testing.assert_close(loss, (apart[0][0] + apart[1][0]) / 2)
+    torch.testing.assert_close(right["true"], (apart[0][1]["true"] + apart[1][1]["true"]) / 2)
+    # The images' rows matter: the same statements about other images are another loss.
+    turned, _ = qformer.matching_loss(model, image.roll(1, 0), both, weights)
+    assert abs((turned - loss).item()) > 1e-4
+
+
 # -- through a language model ------------------------------------------------------------------------------------
 
 
@@ -327,6 +346,32 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(
     assert second.log == whole.log and len(whole.log) == 2
     for name, value in whole.module.state_dict().items():
         assert torch.equal(value, second.module.state_dict()[name]), name
+
+
+def test_steps_between_ask_for_matching_alone(eye: tuple[str, data.SeenScenes], tmp_path: Path) -> None:
+    clip, seen = MicroClip.load(eye[0]), eye[1]
+    settings = replace(TINY, steps=4, pairs=2, every=2)
+    run = training.StageOneTraining(settings, tmp_path / "run", clip, seen)
+    told = [run.one_step() for _ in range(4)]
+    assert all({"itm", "true", "twisted"} <= parts.keys() for parts in told)
+    assert [("itc" in parts, "hard" in parts, "text" in parts) for parts in told] == [(True,) * 3, (False,) * 3] * 2
+    resumed = training.StageOneTraining(settings, tmp_path / "logged", clip, seen)
+    resumed.run(progress=False, log_every=4)
+    expected = np.mean([parts["itc"] for parts in told if "itc" in parts])
+    assert resumed.log[0]["itc"] == pytest.approx(expected, abs=1e-4)  # the mean of the steps that told it
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"pairs": 0}, "pairs and every"),
+        ({"every": 0}, "pairs and every"),
+        ({"every": 2, "matching_weights": (0.0, 1.0, 0.0, 1.0)}, "leaves steps with nothing"),
+    ],
+)
+def test_recipes_of_stage_one_that_ask_nothing_are_refused(changed: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(TINY, **changed)  # type: ignore[arg-type]
 
 
 def test_stage_one_goes_on_from_a_frozen_q_former(eye: tuple[str, data.SeenScenes], tmp_path: Path) -> None:

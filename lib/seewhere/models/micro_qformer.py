@@ -283,7 +283,7 @@ def stage_one_losses(
         model: the Q-Former.
         image_tokens: (B, P, sees).
         captions: captions of the B images.
-        true, false: a true and a twisted statement about each image.
+        true, false: true and twisted statements, see `statements`.
         generator: source of the hard negatives.
         weights: what each kind of statement weighs in ITM.
     """
@@ -297,9 +297,8 @@ def stage_one_losses(
     half = target < len(found) // 2
     images, texts = torch.where(half, other_image, target), torch.where(half, target, other_text)
     asked = {
-        "true": (true, target),
+        **statements(true, false, len(found)),
         "caption": (captions, target),
-        "twisted": (false, target),
         "hard": (captions[texts], images),
     }
     match, right = matching_loss(model, image_tokens, asked, weights)
@@ -311,6 +310,17 @@ def stage_one_losses(
         **right,
     }
     return contrast + match + generate, {name: value.detach() for name, value in parts.items()}
+
+
+def statements(true: TextBatch, false: TextBatch, images: int) -> dict[str, tuple[TextBatch, Tensor]]:
+    """Return true and twisted statements, and the images' rows that they are asked about, for `matching_loss`.
+
+    Args:
+        true, false: k * B statements about B images: about each in turn, then about each again.
+        images: B.
+    """
+    rows = torch.arange(images, device=true.ids.device).repeat(len(true.ids) // images)
+    return {"true": (true, rows), "twisted": (false, rows)}
 
 
 def matching_loss(

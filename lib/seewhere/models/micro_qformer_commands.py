@@ -170,7 +170,7 @@ def card_text(
     """Return the card of a trained micro resampler."""
     about, objective = _ABOUT[settings.kind]
     names = ("steps", "seed", "bf16", "batch", "learning_rate", "scenes", "first", "clip", "start", "language",
-             "optimizer", "layers", "width", "queries", "matching_weights")  # fmt: skip
+             "optimizer", "layers", "width", "queries", "matching_weights", "pairs", "every")  # fmt: skip
     flags = command_flags(asdict(settings), asdict(ResamplerSettings()), names, ("steps", "seed"))
     flags += " --few-bits" if squeezed else ""
     if settings.kind != "blip2":
@@ -228,6 +228,10 @@ def register(subparsers: Any) -> None:
                         metavar=tuple(name.upper() for name in MatchingWeights._fields), help="blip2: what true "
                         "statements, own captions, twisted statements and hard negatives weigh in matching; 0 leaves "
                         "out (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--pairs", type=int, default=defaults.pairs, help="blip2: true and twisted statements about "
+                        "each image of a step (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--every", type=int, default=defaults.every, help="blip2: ask for contrast, generation and "
+                        "hard negatives in every so manieth step only (default: %(default)s)")  # fmt: skip
     parser.add_argument("--few-bits", action="store_true", help="round weights to seven bits before scoring, and store "
                         "them so (default: fp16)")  # fmt: skip
     parser.set_defaults(handler=main)

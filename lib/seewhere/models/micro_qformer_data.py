@@ -81,11 +81,11 @@ def read(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> TextBatch:
 
 
 def stage_one_texts(
-    tokenizer: PreTrainedTokenizerFast, scenes: Sequence[Scene], random: Random
+    tokenizer: PreTrainedTokenizerFast, scenes: Sequence[Scene], random: Random, pairs: int = 1
 ) -> tuple[TextBatch, TextBatch, TextBatch]:
-    """Return captions, true statements and twisted statements of some scenes."""
+    """Return a caption of each scene, and ``pairs`` true and twisted statements: all scenes in turn, then again."""
     captions = [some_caption(scene, random, FULL_CAPTIONS) for scene in scenes]
-    twists: list[Twist] = [twist(scene, random) for scene in scenes]
+    twists: list[Twist] = [twist(scene, random) for _ in range(pairs) for scene in scenes]
     return tuple(read(tokenizer, texts) for texts in (captions, [t.true for t in twists], [t.false for t in twists]))  # type: ignore[return-value]
 
 

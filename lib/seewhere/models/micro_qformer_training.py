@@ -28,7 +28,9 @@ from seewhere.models.micro_qformer import (
     MicroBlip2,
     QFormerSettings,
     language_loss,
+    matching_loss,
     stage_one_losses,
+    statements,
 )
 from seewhere.models.micro_resamplers import MicroInstruct, MicroPerceiver, ThroughLanguage
 from seewhere.models.stepwise import StepwiseTraining, optimizers_for, training_device
@@ -53,6 +55,9 @@ class ResamplerSettings:
             looks at the same.
         language_share: ``blip2`` only: sentences of text alone per image.
         matching_weights: ``blip2`` only: see `MatchingWeights`.
+        pairs: ``blip2`` only: true and twisted statements about each image of a step.
+        every: ``blip2`` only: contrast, generation, hard negatives and text alone join matching in every so manieth
+            step, 1 for all. Matching is learnt last and slowest of the three.
         bf16: mixed precision, about twice as fast on processors with AVX512-BF16.
     """
 
@@ -69,12 +74,24 @@ class ResamplerSettings:
     first: int = FIRST_SCENE
     language_share: float = 0.25
     matching_weights: tuple[float, ...] = tuple(MATCHING_WEIGHTS)  # a plain tuple: checkpoints hold no classes
+    pairs: int = 1
+    every: int = 1
     seed: int = 0
     bf16: bool = False
     layers: int = 4
     width: int = 192
     queries: int = 16
     cross_attention_frequency: int = 1
+
+    def __post_init__(self) -> None:
+        if self.pairs < 1 or self.every < 1:
+            raise ValueError(f"pairs and every: expected 1 or more, got {self.pairs} and {self.every}")
+        weights = MatchingWeights(*self.matching_weights)
+        if self.every > 1 and not weights.true + weights.twisted:
+            raise ValueError(
+                f"every={self.every} leaves steps with nothing but true and twisted statements, and the matching "
+                f"weights {tuple(weights)} leave those out; give either a weight, or ask for all in every step"
+            )
 
 
 def shape_of(settings: ResamplerSettings, clip: MicroClip) -> QFormerSettings:
@@ -121,17 +138,22 @@ class StageOneTraining(StepwiseTraining):
         super().__init__(settings, folder, self.blip2, optimizers)
 
     def losses(self) -> tuple[Tensor, dict[str, float]]:
-        """Return ITC + ITM + ITG of the current step, and the loss on text alone."""
+        """Return ITC + ITM + ITG and the loss on text alone of the current step, or ITM alone (see ``every``)."""
         settings = self.settings
         rows = np.sort(rows_of_step(len(self.seen), settings.batch, settings.seed, self.step))
         random = Random(f"{settings.seed} {self.step}")
         scenes = [self.seen.scenes[i] for i in rows]
-        read = data.stage_one_texts(self.clip.tokenizer, scenes, random)
+        read = data.stage_one_texts(self.clip.tokenizer, scenes, random, settings.pairs)
         captions, true, false = (texts.to(self.device) for texts in read)
         tokens = self.seen.image_tokens(rows).to(self.device)
+        weights = MatchingWeights(*settings.matching_weights)
+        if self.step % settings.every:
+            with self.mixed():
+                loss, right = matching_loss(self.blip2, tokens, statements(true, false, len(tokens)), weights)
+            parts = {"itm": loss, **right}
+            return loss, {name: float(value.detach()) for name, value in parts.items()}
         alone = [data.mere_language(s, random) for s in scenes[: math.ceil(settings.language_share * len(scenes))]]
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + self.step)
-        weights = MatchingWeights(*settings.matching_weights)
         with self.mixed():
             loss, parts = stage_one_losses(self.blip2, tokens, captions, true, false, generator, weights)
             if alone:

@@ -97,6 +97,7 @@ class StepwiseTraining(ABC):
         self.step = 0
         self.log: list[dict[str, float]] = []
         self._sums: dict[str, float] = {}
+        self._told: dict[str, int] = {}  # in how many steps each of the sums was: not every step tells all
         self._count = 0
         if (folder / CHECKPOINT).is_file():
             self._resume()
@@ -149,6 +150,7 @@ class StepwiseTraining(ABC):
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step, self.log, self._sums, self._count = state["step"], state["log"], state["sums"], state["count"]
+        self._told = state.get("told", dict.fromkeys(self._sums, self._count))
         self.take_up(state.get("extra", {}))
 
     def save_checkpoint(self) -> None:
@@ -162,6 +164,7 @@ class StepwiseTraining(ABC):
                 "step": self.step,
                 "log": self.log,
                 "sums": self._sums,
+                "told": self._told,
                 "count": self._count,
                 "extra": self.extra(),
             },
@@ -199,12 +202,13 @@ class StepwiseTraining(ABC):
             while self.step < last:
                 for name, value in self.one_step().items():
                     self._sums[name] = self._sums.get(name, 0.0) + value
+                    self._told[name] = self._told.get(name, 0) + 1
                 self._count += 1
                 bar.update()
                 if self._count == log_every:
-                    means = {name: round(value / self._count, 5) for name, value in self._sums.items()}
+                    means = {name: round(value / self._told[name], 5) for name, value in self._sums.items()}
                     self.log.append({"step": self.step, **means})
-                    self._sums, self._count = {}, 0
+                    self._sums, self._told, self._count = {}, {}, 0
                     bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
                 if self.step % save_every == 0 or self.step == last:
                     self.save_checkpoint()
