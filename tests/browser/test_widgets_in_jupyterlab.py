@@ -57,11 +57,15 @@ CELLS = {
     "seen = np.array([np.full((1, 64, 64, 3), 60 * n, np.uint8) for n in (1, 2, 3)])\n"
     "Growth({'shades': SimpleNamespace(stages=['1', '1', '2'], questions=np.array([10, 20, 30]), names=['a shade'],\n"
     "    targets=seen[-1], reconstructions=seen, errors=np.array([[90.0], [40.0], [7.5]]))})",
-    "masks": "from seewhere.show.masking import MaskAsker\nMaskAsker(Segmenting(data), data)",
+    "masks": "from PIL import Image\nfrom seewhere.show.masking import MaskAsker\n"
+    "Image.new('L', (120, 80), 60).save('grey.png')\nMaskAsker(Segmenting(data), data)",
     "annotate": "from types import SimpleNamespace\nfrom seewhere.show.annotate import annotate\n"
     "items = [SimpleNamespace(item_id=n, expression=e) for n, e in enumerate(data.expressions)]\n"
     "annotate(items, Path.cwd() / 'answers.jsonl', 'anna')",
 }
+
+PHRASE = ".jp-OutputArea input[placeholder='a phrase, then Enter']"
+OWN_FILE = ".jp-OutputArea input[placeholder^='path of your own picture']"
 
 
 def free_port() -> int:
@@ -222,7 +226,7 @@ def test_ask_takes_a_typed_phrase(driver: Any, lab: str) -> None:
     open_and_run(driver, lab, "ask")
     first = wait_for(lambda: picture(driver), "the picture of the asker")
     wait_for(lambda: "candidate 0, IoU 1.00, right" in output_text(driver), "the words that belong to it")
-    find(driver, ".jp-OutputArea input[type='text']")[0].send_keys("my green thing" + Keys.ENTER)
+    find(driver, PHRASE)[0].send_keys("my green thing" + Keys.ENTER)
     new_picture(driver, first)
     wait_for(lambda: "wrapper: candidate 1" in output_text(driver), "the wrapper's new choice")
     wait_for(lambda: "“my green thing”" in output_text(driver), "the words that belong to it")
@@ -285,13 +289,19 @@ def test_a_mask_follows_the_phrase(driver: Any, lab: str) -> None:
     open_and_run(driver, lab, "masks")
     first = wait_for(lambda: picture(driver), "the picture with its mask")
     wait_for(lambda: "cells in the box are above 0.50" in output_text(driver), "the words that belong to it")
-    find(driver, ".jp-OutputArea input[type='text']")[0].send_keys("the green one" + Keys.ENTER)
+    find(driver, PHRASE)[0].send_keys("the green one" + Keys.ENTER)
     second = new_picture(driver, first)
     wait_for(lambda: "“the green one”" in output_text(driver), "the words below the new picture")
     handle = find(driver, ".jp-OutputArea .noUi-handle")[-1]
     handle.send_keys(Keys.END)
     wait_for(lambda: "0 of" in output_text(driver) and "above 1.00" in output_text(driver), "a higher threshold")
-    assert new_picture(driver, second)
+    third = new_picture(driver, second)
+    find(driver, OWN_FILE)[0].send_keys("grey.png" + Keys.ENTER)
+    fourth = new_picture(driver, third)
+    wait_for(lambda: "grey.png, 120 x 80 pixels" in output_text(driver), "a picture of one's own")
+    find(driver, PHRASE)[0].send_keys("the red one" + Keys.ENTER)
+    wait_for(lambda: "“the red one”" in output_text(driver), "an answer about it")
+    assert new_picture(driver, fourth)
 
 
 def test_the_slider_moves_through_a_training(driver: Any, lab: str) -> None:

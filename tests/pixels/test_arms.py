@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from seewhere import storage
-from seewhere.pixels import arms, readers, segmentation
+from seewhere.pixels import arm_cases, arms, readers, segmentation
 from seewhere.pixels.arms import ARMS, ArmSettings
 from seewhere.pixels.recipe import OF_ARMS, TRAINING, load, whole
 
@@ -70,6 +70,7 @@ def test_arms_are_made_asked_and_gone_on_with(
     assert segmentation.gain(*(found[found.system == arm] for arm in ("both", "neither"))).n == 6
     with pytest.raises(ValueError, match="lacks the arms adaptation, pixels"):
         arms.ship(tmp_path / "runs", tmp_path / "package")
+    assert arm_cases.load(tmp_path / "runs") is None  # only all four are shown
 
     def again(*_: object, **__: object) -> None:
         raise AssertionError("nothing that is there is made again")
@@ -80,6 +81,19 @@ def test_arms_are_made_asked_and_gone_on_with(
     other = replace(settings, recipe=settings.recipe.with_steps({}, tuning=2))
     with pytest.raises(ValueError, match="other settings"):
         arms.run_all(other, tmp_path / "runs", ("both",), (0,), first, progress=False)
+
+
+def test_finished_arms_leave_pictures_that_ship_with_the_table(
+    settings: ArmSettings, home: Path, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    table = arms.run_all(settings, runs, ARMS, (0,), readers.tiny_reader().model, progress=False)
+    cases = arm_cases.load(arms.ship(runs, tmp_path / "package"))
+    assert cases is not None and list(cases.said) == list(ARMS) and cases.arm == "both"
+    own = table[(table.system == "both") & (table.box == "found")].set_index("expression_id")
+    for item, said in zip(cases.references, cases.said["both"], strict=True):
+        assert (~pd.isna(said.probabilities)).sum() == own.cells[item.expression.expression_id]
+    assert "`cases` holds what those of seed 0 say" in (tmp_path / "package" / arms.CARD).read_text()
 
 
 def test_only_adapted_arms_change_the_encoder(settings: ArmSettings, home: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from pixel_readers import AlwaysSure, Segmenting, Silent
 from pycocotools import mask as run_length
+from seewhere.records import DataError
 from seewhere.show.growing import Growth
 from seewhere.show.masking import MaskAsker, mask_at
 from seewhere.show.pixel_asking import PixelAsker, area_average
@@ -255,6 +256,57 @@ def test_a_typed_phrase_has_no_truth_and_a_model_may_name_no_box(dataset: SmallD
     assert "Type a phrase" in page.report.value
     with pytest.raises(ValueError, match="no phrase yet"):
         page.mask()
+
+
+def test_a_picture_of_the_reader_s_own_is_asked_about_by_phrases_of_their_own(
+    dataset: SmallDataset, tmp_path: Path
+) -> None:
+    Image.new("L", (60, 90), 40).save(tmp_path / "mine.png")
+    seen: list[tuple[tuple[int, int], str]] = []
+    segmenting = Segmenting(dataset)
+
+    def segment(image: Image.Image, phrase: str) -> SimpleNamespace:
+        seen.append((image.size, phrase))
+        return segmenting(image, phrase) if image.size == (120, 80) else half_of(image)
+
+    page = MaskAsker(segment, with_masks(dataset))
+    of_the_set = page.picture.value
+    page.file.value = str(tmp_path / "mine.png")
+    assert "60 x 90 pixels" in page.message.value and "Type a phrase" in page.report.value
+    assert page.phrase.options == ("(your own phrase)",) and page.picture.value != of_the_set
+    page.typed.value = "the dark thing"
+    assert seen[-1] == ((60, 90), "the dark thing")
+    assert page.mask().shape == (90, 60) and page.mask()[:45].all() and not page.mask()[45:].any()
+    assert page.truth() is None and np.isnan(page.iou())
+    page.file.value = str(tmp_path / "none.png")  # what is wrong is said, and the picture on show stays
+    assert "no such file" in page.message.value and page.size == (60, 90)
+    assert isinstance(page.static(0, "red thing at place 0"), Figure)  # back to the set, where the slider stood
+    assert page.own is None and page.file.value == "" and page.message.value == "" and page.iou() > 0.8
+    page.file.value = str(tmp_path / "mine.png")
+    page.next.click()
+    assert page.own is None and page.size == (120, 80) and len(page.phrase.options) > 1
+    assert isinstance(page.static(phrase="the dark thing", file=tmp_path / "mine.png"), Figure)
+    assert page.text == "the dark thing" and seen[-1] == ((60, 90), "the dark thing")
+    with pytest.raises(DataError, match="no such file"):
+        page.static(file=tmp_path / "none.png")
+
+
+def half_of(image: Image.Image) -> SimpleNamespace:
+    values = np.full((64, 64), np.nan)
+    values[:32] = 0.9
+    return SimpleNamespace(box=np.array([0, 0, image.width, image.height / 2]), probabilities=values)
+
+
+def test_one_of_several_models_is_asked(dataset: SmallDataset) -> None:
+    sure, other = Segmenting(dataset), []
+    page = MaskAsker({"sure": sure, "half": lambda i, p: other.append(p) or half_of(i)}, with_masks(dataset))
+    before, phrase = page.picture.value, page.text
+    assert len(sure.asked) == 1 and not other and page.model.layout.display == ""
+    page.model.value = "half"
+    assert other == [phrase] and len(sure.asked) == 1 and page.picture.value != before
+    assert MaskAsker(sure, dataset).model.layout.display == "none"
+    with pytest.raises(ValueError, match="at least one model"):
+        MaskAsker({}, dataset)
 
 
 def test_cells_not_asked_are_outside_of_every_mask() -> None:

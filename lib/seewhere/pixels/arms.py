@@ -21,7 +21,7 @@ import pandas as pd
 
 from seewhere import datasets, storage
 from seewhere.models.minigpt import SETTINGS_FILE, MiniGPT
-from seewhere.pixels import segmentation
+from seewhere.pixels import arm_cases, segmentation
 from seewhere.pixels.commands import add_recipe_arguments
 from seewhere.pixels.reader import PixelReader
 from seewhere.pixels.recipe import (
@@ -191,7 +191,14 @@ def run_all(
             parts.append(pd.read_csv(place / TABLE))
     table = pd.concat([*parts, _constant(references, seeds)], ignore_index=True)
     storage.atomic_write_text(folder / TABLE, table.to_csv(index=False, float_format="%.5g"))
+    if set(ARMS) <= set(arms) and not arm_cases.there(folder):
+        models = {arm: PixelReader(_tuned(folder, arm, seeds[0]), progress=False) for arm in ARMS}
+        arm_cases.write(folder, references, models, table[table.seed == seeds[0]], ARMS[0])
     return table
+
+
+def _tuned(folder: Path, arm: str, seed: int) -> MiniGPT:
+    return MiniGPT.load(folder / f"{arm}-{seed}" / "model")
 
 
 def _constant(references: Sequence[segmentation.Reference], seeds: Sequence[int]) -> pd.DataFrame:
@@ -277,6 +284,7 @@ def ship(folder: Path, target: Path = SHIPPED) -> Path:
         storage.atomic_write_bytes(Path(work) / TABLE, (folder / TABLE).read_bytes())
         storage.atomic_write_json(Path(work) / ABOUT, about)
         storage.atomic_write_text(Path(work) / CARD, card(table, folder))
+        arm_cases.copy(folder, Path(work))
     return target
 
 
@@ -299,7 +307,7 @@ def card(table: pd.DataFrame, folder: Path) -> str:
         f"per arm, seed, reference and kind of box (found, or given): {count} references, seeds "
         f"{', '.join(map(str, seeds))}. {origin(folder).capitalize()}. A seed changes fine-tuning; pre-training "
         f"was done once per arm, by one recipe for all of them. {_rates(folder)}. The fine-tuned models themselves do "
-        "not ship.\n\n"
+        f"not ship; `{arm_cases.FOLDER}` holds what those of seed {seeds[0]} say of some references.\n\n"
         f"| arm | P@1 of the box | cIoU | cIoU in the true box |\n| --- | --- | --- | --- |\n{lines}\n\n"
         f"Made by `{COMMAND} --out FOLDER --ship`; `{ABOUT}` holds every setting. Licence: Apache-2.0, like the code.\n"
     )

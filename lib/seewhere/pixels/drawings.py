@@ -22,20 +22,56 @@ from seewhere.show.pixels import overlay, probability_picture
 
 def cases(table: pd.DataFrame, references: Sequence[Reference], said: Sequence[Segmentation], each: int = 2) -> Figure:
     """Best, median and worst cases of one system: box (orange), mask (blue), true outline (green)."""
+    return of_kinds(segmentation.extremes(table, each), references, said)
+
+
+def of_kinds(
+    kinds: Mapping[str, Sequence[int]], references: Sequence[Reference], said: Sequence[Segmentation]
+) -> Figure:
+    """References of some kinds (kind -> positions), as `cases` draws them.
+
+    Raises:
+        ValueError: no references.
+    """
     drawn, titles = [], []
-    for kind, places in segmentation.extremes(table, each).items():
+    for kind, places in kinds.items():
         for place in places:
-            drawn.append(_masked(references[place], said[place]))
-            titles.append(f"{kind}, IoU {table.iou.iloc[place]:.2f}: “{references[place].expression.text}”")
+            item = references[place]
+            drawn.append(_masked(item, said[place]))
+            titles.append(f"{kind}, IoU {_mask_iou(item, said[place]):.2f}: “{item.expression.text}”")
     if not drawn:
-        raise ValueError(f"expected at least 3 references to tell best, median and worst, got {len(table)}")
+        raise ValueError("expected at least 3 references to tell best, median and worst, got fewer")
     return figures.gallery(drawn, titles, columns=max(1, len(drawn) // 3 if len(drawn) > 6 else len(drawn)))
+
+
+def _mask_iou(item: Reference, said: Segmentation) -> float:
+    mask = mask_at(said.probabilities, segmentation.THRESHOLD, item.expression.image.size)
+    common, either = metrics.mask_overlap(mask, item.mask)
+    return common / either if either else 0.0
 
 
 def _masked(item: Reference, said: Segmentation) -> figures.Picture:
     image = item.expression.image.open()
     mask = mask_at(said.probabilities, segmentation.THRESHOLD, image.size)
     return overlay(image, mask, item.mask, said.box, 300)
+
+
+def side_by_side(
+    references: Sequence[Reference], said: Mapping[str, Sequence[Segmentation]], places: Sequence[int]
+) -> Figure:
+    """One line a reference: each system's box (orange), mask (blue) and the true outline (green), its phrase above."""
+    names, wanted = list(said), [references[place] for place in places]
+    sizes = [item.expression.image.size for item in wanted]
+    heights = [2.3 * min(height / width, 1.4) + 0.55 for width, height in sizes]
+    with style.drawing():
+        figure = pyplot.figure(figsize=(2.3 * len(names), sum(heights)))
+        lines = figure.subfigures(len(wanted), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for line, item, place in zip(lines, wanted, places, strict=True):
+            line.suptitle(f"“{item.expression.text}”", x=0.01, ha="left", fontsize=10)
+            for axes, name in zip(np.atleast_1d(line.subplots(1, len(names))), names, strict=True):
+                found = said[name][place]
+                figures.show_picture(axes, _masked(item, found), f"{name}: IoU {_mask_iou(item, found):.2f}")
+    return style.finish(figure)
 
 
 def compare(
@@ -61,14 +97,12 @@ def compare(
             figures.show_picture(axes[0], overlay(image, item.mask, None, item.expression.region.box, 260), "truth")
             for number, name in enumerate(names):
                 found = said[name][place]
-                mask = mask_at(found.probabilities, segmentation.THRESHOLD, image.size)
-                common, either = metrics.mask_overlap(mask, item.mask)
                 pair = axes[1 + 2 * number : 3 + 2 * number]
                 figures.show_picture(
                     pair[0], probability_picture(image, found.probabilities, 260), f"{name}: probability"
                 )
-                title = f"{name}: IoU {common / either if either else 0:.2f}"
-                figures.show_picture(pair[1], overlay(image, mask, item.mask, found.box, 260), title)
+                title = f"{name}: IoU {_mask_iou(item, found):.2f}"
+                figures.show_picture(pair[1], _masked(item, found), title)
     return style.finish(figure)
 
 

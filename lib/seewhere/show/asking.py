@@ -74,7 +74,7 @@ class Asker(PhrasePicker):
         self.prompt = ipywidgets.HTML()
         reading = ipywidgets.Accordion(children=[self.prompt], titles=("the prompt it read",))
         columns = ipywidgets.HBox([self.picture, self.report], layout={"flex_flow": "row wrap"})
-        self.children = [self.bar, self.phrase, self.typed, columns, reading]
+        self.children = [*self.controls, columns, reading]
         self.begin()
 
     def truth(self) -> tuple[float, float, float, float] | None:
@@ -156,7 +156,7 @@ class Asker(PhrasePicker):
     def static(self, index: int | None = None, phrase: str | None = None) -> Figure:
         """The same view as a figure, for slider position `index` and a phrase (default: what is on show)."""
         if index is not None:
-            self.slider.value = index
+            self.go_to(index)
         if phrase is not None:
             self.typed.value = phrase
         with style.drawing():

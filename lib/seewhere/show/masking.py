@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import ipywidgets
@@ -43,35 +44,46 @@ def mask_at(probabilities: NDArray, threshold: float, size: tuple[int, int]) -> 
     return spread(np.nan_to_num(np.asarray(probabilities, dtype=np.float64), nan=-1.0) > threshold, size)
 
 
+Segment = Callable[[Image.Image, str], Segmented]
+"""(picture, phrase) -> what a model says about it."""
+
+
 class MaskAsker(PhrasePicker):
     """Pick or type a phrase, and move the threshold: box (orange), mask (blue), truth (green outline), probabilities.
 
     Args:
-        segment: (picture, phrase) -> what a model says about it.
-        dataset: one or several data sets over the same images.
+        segment: how a model is asked; or several by name, to choose from, the first to begin with.
+        dataset: one or several data sets over the same images; a file of the reader's own can be typed in.
+
+    Raises:
+        ValueError: no model, or no pictures.
     """
 
     def __init__(
-        self,
-        segment: Callable[[Image.Image, str], Segmented],
-        dataset: ReferringDataset | Sequence[ReferringDataset],
+        self, segment: Segment | Mapping[str, Segment], dataset: ReferringDataset | Sequence[ReferringDataset]
     ) -> None:
         super().__init__(dataset)
-        self.segment = segment
+        self.segments = dict(segment) if isinstance(segment, Mapping) else {"": segment}
+        if not self.segments:
+            raise ValueError("expected at least one model to ask, got none")
         self.found: Segmented | None = None
+        self.model = ipywidgets.Dropdown(options=list(self.segments), description="model")
+        self.model.layout.display = "" if len(self.segments) > 1 else "none"
         self.threshold = ipywidgets.FloatSlider(0.5, min=0, max=1, step=0.01, description="threshold")
         self.report = ipywidgets.HTML()
         self.probabilities = ipywidgets.Image(format="png", layout={"max_width": "360px", "object_fit": "contain"})
         pictures = ipywidgets.HBox([self.picture, self.probabilities], layout={"flex_flow": "row wrap"})
-        self.children = [self.bar, self.phrase, self.typed, self.threshold, self.report, pictures]
+        asked = ipywidgets.HBox([self.threshold, self.model], layout={"flex_flow": "row wrap"})
+        self.children = [*self.controls, asked, self.report, pictures]
         self.threshold.observe(self._draw, "value")
+        self.model.observe(lambda _: self.ask(), "value")
         self.begin()
 
     # ------------------------------------------------------------------------------------------------- questions
 
     def ask(self) -> None:
-        """Put the phrase to the model, and draw what it says."""
-        self.found = self.segment(self.image(), self.text) if self.text else None
+        """Put the phrase to the model chosen, and draw what it says."""
+        self.found = self.segments[self.model.value](self.image(), self.text) if self.text else None
         self._draw()
 
     # --------------------------------------------------------------------------------------------------- answers
@@ -81,7 +93,7 @@ class MaskAsker(PhrasePicker):
         region = self.region()
         if region is None or region.mask is None:
             return None
-        return decode_mask(region.mask, self.dataset.images[self.image_id].size)
+        return decode_mask(region.mask, self.size)
 
     def mask(self) -> NDArray[np.bool_]:
         """The predicted mask, (H, W), at the threshold on show.
@@ -91,7 +103,7 @@ class MaskAsker(PhrasePicker):
         """
         if self.found is None:
             raise ValueError("there is no phrase yet; choose or type one")
-        return mask_at(self.found.probabilities, self.threshold.value, self.dataset.images[self.image_id].size)
+        return mask_at(self.found.probabilities, self.threshold.value, self.size)
 
     def iou(self) -> float:
         """IoU of the mask with the truth; NaN where there is no truth."""
@@ -124,11 +136,21 @@ class MaskAsker(PhrasePicker):
         return f"{score}{inside} of {asked} cells in the box are above {self.threshold.value:.2f}"
 
     def static(
-        self, index: int | None = None, phrase: str | None = None, thresholds: Sequence[float] = (0.3, 0.5, 0.7)
+        self,
+        index: int | None = None,
+        phrase: str | None = None,
+        thresholds: Sequence[float] = (0.3, 0.5, 0.7),
+        file: str | Path | None = None,
     ) -> Figure:
-        """Probabilities and the mask at some thresholds, as a figure, for slider position `index` and a phrase."""
-        if index is not None:
-            self.slider.value = index
+        """Probabilities and the mask at some thresholds, as a figure: slider position `index` or a `file`, a phrase.
+
+        Raises:
+            DataError: a file that is no picture.
+        """
+        if file is not None:
+            self.open_file(file)
+        elif index is not None:
+            self.go_to(index)
         if phrase is not None and phrase in self.phrase.options:
             self.phrase.value = phrase
         elif phrase is not None:
