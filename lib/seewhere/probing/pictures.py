@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw
@@ -18,7 +17,7 @@ from seewhere.probing import analysis
 from seewhere.probing.adapter import Probed
 from seewhere.probing.features import open_pictures
 from seewhere.probing.tasks import Example, Task
-from seewhere.show import charts, figures, style
+from seewhere.show import charts, figures, naming, style
 from seewhere.show.looking import Looker
 
 ARM_COLORS = {"frozen": style.color(0), "unfrozen": style.color(1)}  # as in the bar charts
@@ -181,36 +180,20 @@ def correlation_panels(table: pd.DataFrame, train_counts: Mapping[str, int], few
         for axes, (column, label) in zip(row, labels.items(), strict=True):
             tau = analysis.rank_correlation(table, column, train_counts, seed, fewest=fewest)
             axes.scatter(groups[column], groups.score, s=10 + 3 * np.sqrt(groups.n.to_numpy(float)), color=style.BLUE)
-            _name_points(axes, groups[column].to_numpy(float), groups.score.to_numpy(float), groups.super_category)
             axes.set_xlabel(label)
             chance = "p < 0.001" if tau.p < 0.001 else f"p = {tau.p:.3f}"
             said = f"tau-b {tau.value:+.2f} [{tau.low:+.2f}, {tau.high:+.2f}], {chance}"
             axes.set_title(said if np.isfinite(tau.value) else "all alike: no order", fontsize=10)
-            axes.margins(x=0.2, y=0.1)
+            axes.margins(x=0.12, y=0.12)
         row[0].set_ylabel("P@1 (%)")
+        figure.canvas.draw()  # limits and places are final from here on
+        for axes, column in zip(row, labels, strict=True):
+            naming.name_points(
+                axes, groups[column].to_numpy(float), groups.score.to_numpy(float), groups.super_category
+            )
         who = dict.fromkeys(name for column in ("resampler", "arm") for name in table.get(column, ()))
         figure.suptitle(", ".join(map(str, who)), x=0.01, ha="left")
     return style.finish(figure)
-
-
-def _name_points(axes: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str]) -> None:
-    """Write names beside points, on the left or right, a little up or down, wherever fewest others are near."""
-    spans = float(np.ptp(x)) or 1.0, float(np.ptp(y)) or 0.1
-    taken = [(a / spans[0], b / spans[1]) for a, b in zip(x, y, strict=True)]
-    for a, b, name in sorted(zip(x, y, names, strict=True), key=lambda point: point[1]):
-        spots = [(side, lift) for lift in (0.0, 0.05, -0.05, 0.1, -0.1) for side in (1, -1)]
-
-        def crowd(spot: tuple[int, float], a: float = a, b: float = b, width: float = 0.02 * len(str(name))) -> float:
-            cx, cy = a / spans[0] + spot[0] * (0.03 + width / 2), b / spans[1] + spot[1]
-            near = sum(abs(cx - px) < width and abs(cy - py) < 0.045 for px, py in taken)
-            return near + abs(spot[1]) + (0.01 if spot[0] < 0 else 0.0)
-
-        side, lift = min(spots, key=crowd)
-        taken.append((a / spans[0] + side * (0.03 + 0.01 * len(str(name))), b / spans[1] + lift))
-        axes.annotate(
-            str(name), (a, b), xytext=(a + side * 0.03 * spans[0], b + lift * spans[1]), fontsize=7.5, va="center",
-            ha="left" if side > 0 else "right",
-        )  # fmt: skip
 
 
 def training_curves(histories: Mapping[tuple[str, str, int], pd.DataFrame], column: str = "validation_score") -> Figure:
