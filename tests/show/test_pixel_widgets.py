@@ -210,6 +210,18 @@ def test_the_slider_moves_all_trainings_by_questions_seen() -> None:
     assert isinstance(page.static(), Figure)
 
 
+def test_columns_of_the_strip_stand_at_equal_counts() -> None:
+    page = Growth({"many": history(41, 1000), "few": history(5, 9000)})
+    strip = page.static()
+    columns = len(strip.axes) // 2
+    titles = [[axes.get_title(loc="left").split(",")[0] for axes in strip.axes[row * columns :][: columns - 1]]
+              for row in (0, 1)]  # fmt: skip
+    assert titles == [["0", "9 k", "18 k", "27 k", "40 k"], ["0", "9 k", "18 k", "27 k", "36 k"]]
+    short = Growth({"long": history(9, 1000), "short": history(3, 100)}).static()
+    first = [axes.get_title(loc="left") for axes in short.axes[:4]]
+    assert first[1] == "" and first[2].startswith("8 k")  # nothing of its own at 100 questions
+
+
 def test_trainings_on_other_pictures_do_not_fit() -> None:
     with pytest.raises(ValueError, match="same pictures"):
         Growth({"a": history(3), "b": history(3, names=("other", "two"))})

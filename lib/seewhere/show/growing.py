@@ -80,8 +80,7 @@ class Growth(Panel):
 
     def nearest(self, name: str, snapshot: int) -> int:
         """The snapshot of history `name` whose questions seen are nearest to the slider's at `snapshot`."""
-        seen = np.asarray(self.histories[name].questions, dtype=np.float64)
-        return int(np.abs(seen - float(self.counts[snapshot])).argmin())
+        return _nearest(self.histories[name], self.counts[snapshot])
 
     def _refresh(self, _: object = None) -> None:
         place, snapshot = self.chosen.value, self.snapshot.value
@@ -96,16 +95,27 @@ class Growth(Panel):
         self.picture.value = to_png(_beside(tiles))
 
     def static(self, picture: int = 0, columns: int = 12) -> Figure:
-        """A strip per history: snapshots from first to last, then the target."""
-        shown = {name: np.unique(_spaced(len(h.questions), columns)) for name, h in self.histories.items()}
-        columns = max(map(len, shown.values()))
+        """A strip per history, snapshots from first to last and then the target, at about the same counts of questions.
+
+        A column's counts are those of the history with fewest snapshots; the last shows the end of each. A history
+        without a snapshot of its own for a column leaves it empty.
+        """
+        sparse = min(self.histories.values(), key=lambda history: len(history.questions))
+        counts = [float(sparse.questions[place]) for place in np.unique(_spaced(len(sparse.questions), columns))]
+        shown = {
+            name: [*(_nearest(history, count) for count in counts[:-1]), len(history.questions) - 1]
+            for name, history in self.histories.items()
+        }
+        columns = len(counts)
         with style.drawing():
             size = (1.35 * (columns + 1), 1.75 * len(self.histories))
             figure, grid = pyplot.subplots(len(self.histories), columns + 1, figsize=size, squeeze=False)
             for line, (name, history) in zip(grid, self.histories.items(), strict=True):
                 for axes in line:
                     axes.set_axis_off()
-                for axes, number in zip(line, shown[name], strict=False):
+                for axes, number, before in zip(line, shown[name], [-1, *shown[name]], strict=False):
+                    if number == before:
+                        continue
                     values = history.reconstructions[number][picture]
                     title = f"{_short(history.questions[number])}, {_stage(history.stages[number])}"
                     figures.show_picture(axes, cells_picture(values), title)
@@ -117,6 +127,10 @@ class Growth(Panel):
                 figures.show_picture(line[-1], cells_picture(history.targets[picture]), "target")
                 smaller_title(line[-1], 7.5)
         return style.finish(figure)
+
+
+def _nearest(history: History, questions: float) -> int:
+    return int(np.abs(np.asarray(history.questions, dtype=np.float64) - float(questions)).argmin())
 
 
 def _spaced(count: int, columns: int) -> NDArray[np.int64]:
