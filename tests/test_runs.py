@@ -69,6 +69,21 @@ def test_a_failing_cell_is_named_and_what_ran_before_it_is_kept(make_notebook: M
     assert runs.execute(path, {"seed": 1}, progress=False).state == "done"
 
 
+def test_a_failed_rerun_does_not_replace_a_finished_run(make_notebook: Maker, home: Path, tmp_path: Path) -> None:
+    flag = tmp_path / "broken"
+    path = make_notebook("01_bad", "seed = 0", ("from pathlib import Path", f"assert not Path({str(flag)!r}).exists()"))
+    first = runs.execute(path, progress=False)
+    flag.touch()
+    second = runs.execute(path, progress=False)
+    assert first.state == "done" and second.state == "failed"
+    assert runs.status(first.folder)["state"] == "done"  # as it was
+    assert second.folder.name == f"{first.folder.name}-failed" and "AssertionError" in second.error
+    assert runs.status(second.folder)["error"]["type"] == "AssertionError"
+    assert (second.folder / "notebook.ipynb").is_file()
+    flag.unlink()
+    assert runs.execute(path, progress=False).folder == first.folder
+
+
 def test_unknown_parameters_start_nothing(tiny: Path, home: Path) -> None:
     with pytest.raises(parameters.ParameterError, match="unknown parameter 'sede'"):
         runs.execute(tiny, {"sede": 3})

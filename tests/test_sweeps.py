@@ -168,6 +168,22 @@ def test_unfinished_and_failed_runs_are_not_compared(notebook: Path, tmp_path: P
     assert list(sweeps.collect(notebook, tmp_path).run) == ["a"]
 
 
+def test_of_runs_with_the_same_parameters_the_latest_counts(
+    notebook: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A changed cell or preset gives another folder: the runs before it are no further runs of the same thing."""
+    for name, seed, day, score in (("new", 0, 3, 5.0), ("old", 0, 1, 1.0), ("other", 1, 2, 7.0)):
+        folder = tmp_path / "04_sweep" / name
+        storage.atomic_write_json(folder / "status.json", {"state": "done", "started": f"2026-01-0{day}T00:00:00"})
+        storage.atomic_write_json(folder / "settings.json", {"parameters": {"seed": seed, "names": ["a"]}})
+        storage.atomic_write_json(folder / "metrics.json", {"score": score})
+    frame = sweeps.collect(notebook, tmp_path)
+    assert sorted(frame.run) == ["new", "other"] and frame.attrs["older"] == 1
+    assert cli.main(["compare", "04", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "left out: 1 older runs" in said and " 6 " in said  # the mean of 5 and 7
+
+
 def test_compare_without_runs_says_how_to_make_some(notebook: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["compare", "04"]) == 2
     assert "seewhere run 04" in capsys.readouterr().err

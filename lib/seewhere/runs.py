@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,6 +40,10 @@ _NEVER_STARTED = "Kernel died before replying"  # jupyter_client's words; it has
 
 class NotebookNotFound(ValueError):
     """No notebook, or more than one, answers to a name; the message lists those that exist."""
+
+
+class _EarlierRunStaysError(Exception):
+    """A finished run is not to be replaced by one that failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +146,10 @@ def execute(
     out: Path | None = None,
     progress: bool = True,
 ) -> Run:
-    """Run a notebook with `values` for its parameters into a folder of its own; an earlier run there is replaced.
+    """Run a notebook with `values` for its parameters into a folder of its own.
+
+    An earlier run there is replaced, unless it came to its end and this one does not: then this one's folder has the
+    same name and "-failed".
 
     Args:
         notebook: path of the .ipynb file.
@@ -159,19 +167,28 @@ def execute(
     checked = parameters.check(source, values or {})
     target = run_folder(source, checked, out)
     started, clock = datetime.now(UTC), time.monotonic()
-    with storage.atomic_directory(target, overwrite=True) as folder:
-        _write_settings(folder, source, checked)
-        error = _papermill(source, folder, checked, progress)
-        seconds = time.monotonic() - clock
-        _write_hashes(folder)
-        state = FAILED if error else DONE
-        status = {
-            "state": state,
-            "started": started.isoformat(timespec="seconds"),
-            "seconds": round(seconds, 1),
-            **({"error": error} if error else {}),
-        }
-        storage.atomic_write_json(folder / "status.json", status)
+    earlier = status(target) or {}
+    aside = target.with_name(f"{target.name}-failed")
+    try:
+        with storage.atomic_directory(target, overwrite=True) as folder:
+            _write_settings(folder, source, checked)
+            error = _papermill(source, folder, checked, progress)
+            seconds = time.monotonic() - clock
+            _write_hashes(folder)
+            state = FAILED if error else DONE
+            told = {
+                "state": state,
+                "started": started.isoformat(timespec="seconds"),
+                "seconds": round(seconds, 1),
+                **({"error": error} if error else {}),
+            }
+            storage.atomic_write_json(folder / "status.json", told)
+            if error and earlier.get("state") == DONE:
+                with storage.atomic_directory(aside, overwrite=True) as other:
+                    shutil.copytree(folder, other, dirs_exist_ok=True)
+                raise _EarlierRunStaysError
+    except _EarlierRunStaysError:
+        target = aside
     return Run(target, state, seconds, _error_line(error))
 
 

@@ -165,18 +165,29 @@ def run_order(order: str) -> None:
 
 
 def collect(notebook: Path, out: Path | None = None) -> pd.DataFrame:
-    """Finished runs of a notebook: one row a run, its parameters as columns and its metrics as ``metric:name``."""
+    """Finished runs of a notebook: one row a run, its parameters as columns and its metrics as ``metric:name``.
+
+    Of runs with the same parameters, such as those before and after a change to the notebook or to a preset, the
+    latest is taken; ``attrs["older"]`` counts the others.
+    """
     import pandas as pd
 
-    rows = []
+    rows: dict[str, tuple[str, dict[str, Any]]] = {}
+    found = 0
     for path in sorted(((out or storage.runs_home()) / notebook.stem).glob("*/status.json")):
         folder = path.parent
         if not folder.name.startswith(".") and is_done(folder) and (folder / "metrics.json").exists():
             settings = storage.read_json(folder / "settings.json")["parameters"]
             metrics = storage.read_json(folder / "metrics.json")
             row = {name: str(value) if isinstance(value, (list, dict)) else value for name, value in settings.items()}
-            rows.append({"run": folder.name} | row | {f"metric:{name}": value for name, value in metrics.items()})
-    return pd.DataFrame(rows)
+            row = {"run": folder.name} | row | {f"metric:{name}": value for name, value in metrics.items()}
+            started, same = storage.read_json(path).get("started", ""), json.dumps(settings, sort_keys=True)
+            if same not in rows or started >= rows[same][0]:
+                rows[same] = (started, row)
+            found += 1
+    frame = pd.DataFrame([row for _, row in rows.values()])
+    frame.attrs["older"] = found - len(rows)
+    return frame
 
 
 def compare(frame: pd.DataFrame, over: str = "seed") -> pd.DataFrame:
@@ -274,6 +285,8 @@ def main_compare(arguments: argparse.Namespace) -> int:
         where = (arguments.out or storage.runs_home()) / notebook.stem
         raise ValueError(f"no finished run with metrics in {where}; make some: seewhere run {arguments.notebook}")
     table = compare(frame, arguments.over)
+    if frame.attrs["older"]:
+        print(f"left out: {frame.attrs['older']} older runs with the parameters of later ones")
     print(table.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
     if arguments.csv:
         storage.atomic_write_text(arguments.csv, table.to_csv(index=False))

@@ -18,7 +18,14 @@ from seewhere.models.blip_resamplers import InstructBlipEyeAndQFormer
 from seewhere.models.micro_clip import MicroClip, build_model
 from seewhere.models.micro_text import world_tokenizer
 from seewhere.models.protocols import FeatureModel
-from seewhere.models.resamplers import MicroPatches, MicroResampler, load_blip2_module, load_resampler, write_micro
+from seewhere.models.resamplers import (
+    MicroPatches,
+    MicroResampler,
+    load_blip2_module,
+    load_resampler,
+    matches,
+    write_micro,
+)
 from seewhere.models.resampling import Resampler, fingerprint_of
 from seewhere.models.world_pairs import twist
 from seewhere.probing.adapter import Probed
@@ -116,6 +123,22 @@ def test_few_bits_say_nearly_the_same_in_half_the_room(trained: Trained, tmp_pat
         np.testing.assert_array_equal(found.match(IMAGES, TEXTS), model.match(IMAGES, TEXTS))
         sizes = [sum(p.stat().st_size for p in f.rglob("*.safetensors")) for f in (folder, trained.folder(kind))]
         assert sizes[0] < 0.7 * sizes[1]
+
+
+@pytest.mark.parametrize("kind", ["blip2", "instruct", "perceiver"])
+def test_the_language_model_goes_where_the_resampler_goes(kind: str, trained: Trained) -> None:
+    """Its parameters are no part of the resampler's; on a GPU they were left behind."""
+    model = load_resampler(trained.folder(kind))
+    assert isinstance(model, MicroResampler)
+    tokens = model.see(IMAGES)
+    before = matches(model.module, tokens, TEXTS, model.clip, *model._whole)
+    own = len(list(model.state_dict()))
+    after = matches(model.double().module, tokens.double(), TEXTS, model.clip, *model._whole)
+    assert after.dtype in (torch.float32, torch.float64) and len(list(model.state_dict())) == own
+    torch.testing.assert_close(after.float(), before, atol=1e-5, rtol=1e-4)
+    model.to("meta")
+    if model._whole[0] is not None:
+        assert {p.device.type for p in model._whole[0].parameters()} == {"meta"}
 
 
 @pytest.mark.parametrize("kind", ["blip2", "instruct", "perceiver"])

@@ -1,7 +1,10 @@
 """A resampler of this package, random and tiny, through both arms of the probe."""
 
+import copy
+
 import numpy as np
 import pytest
+import torch
 from seewhere.models.micro_clip import MicroClip, build_model
 from seewhere.models.micro_qformer import MicroBlip2, QFormerSettings
 from seewhere.models.micro_text import build_tokenizer
@@ -63,6 +66,19 @@ def test_both_arms_run_and_only_the_resampler_is_trained(probed, binary_task, ho
     assert not any(p.requires_grad for p in eye.values())
     before, after = probed.module.query_tokens, unfrozen.fitted[0].module.query_tokens
     assert not np.allclose(before.detach(), after.detach())
+
+
+def test_a_copy_has_a_resampler_of_its_own_and_the_same_eye(probed, binary_task):
+    other = copy.deepcopy(probed)
+    assert other.resampler.clip is probed.resampler.clip and other.module is other.resampler.module
+    mine, theirs = (dict(p.module.named_parameters()) for p in (probed, other))
+    assert mine.keys() == theirs.keys() and not any(mine[name] is theirs[name] for name in mine)
+    images, texts = open_pictures(binary_task.splits["test"]), [e.text for e in binary_task.splits["test"]]
+    before = probed.features(images, texts)["2"]
+    with torch.no_grad():
+        other.module.query_tokens.add_(1.0)
+    assert np.array_equal(probed.features(images, texts)["2"], before)
+    assert not np.allclose(other.features(images, texts)["2"], before)
 
 
 def test_resamplers_on_one_eye_share_its_tokens(probed, clip, binary_task, home):

@@ -195,6 +195,23 @@ def test_a_training_may_begin_with_the_arm_of_another_task(main):
     assert main.origins["vsr tiny 0"].endswith("after those of rec") and " after " not in main.origins["rec tiny 0"]
 
 
+def test_a_start_trained_here_is_found_under_the_study_s_own_seed(main):
+    """Another `seed` of the notebook gives other numbers than those of the arms that ship; none ships here."""
+    main.settings = presets.with_changes(main.settings, unfrozen="train", seeds=[0])
+    main.seeds = [10]
+    main.tasks = {**main.tasks, "vsr": replace(main.tasks["vsr"], start="rec")}
+    table = main.unfrozen(["tiny"], ["vsr"])
+    assert table.seed.unique().tolist() == [10] and ("rec", "tiny", 10) in main.trained
+    assert main.origins["vsr tiny 10"].endswith("after those of rec")
+
+
+def test_arms_that_nobody_reads_again_are_not_kept(main):
+    main.settings = presets.with_changes(main.settings, unfrozen="train")
+    main.seeds = [0, 1]
+    main.unfrozen(["tiny"], ["vsr"])
+    assert list(main.trained) == [("vsr", "tiny", 0)] and len(main.histories) == 2
+
+
 def test_a_target_that_differs_makes_other_examples(main):
     examples = main.tasks["vsr"].splits["train"]
     turned = [replace(examples[0], target=(1 - examples[0].target[0],)), *examples[1:]]

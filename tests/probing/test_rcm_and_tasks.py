@@ -148,6 +148,8 @@ def test_sizes_are_drawn_by_the_seed(world):
 
 
 def test_what_is_not_there_is_said(world, tmp_path):
+    with pytest.raises(DataError, match="Unknown data set 'RefCOCOg'; known ones"):
+        load_task("rec", world, "RefCOCOg")
     with pytest.raises(DataError, match="unknown task 'grounding'"):
         load_task("grounding", world, "worldg")
     with pytest.raises(DataError):

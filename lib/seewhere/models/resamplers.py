@@ -13,9 +13,9 @@ stands beside them as one last token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -74,6 +74,14 @@ class MicroResampler(Matching):
         # Kept out of the modules: neither an unfrozen arm nor the fingerprint has to do with the language model.
         self._whole = (through, reader)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Take the language model along wherever the resampler goes, though it is none of its modules."""
+        through = self._whole[0]
+        if through is not None:
+            for apart in (through.language, through.projection):
+                apart._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
     def see(self, images: Sequence[Image.Image]) -> Tensor:
         """Return micro-CLIP's patch tokens (N, patches, width)."""
         with torch.no_grad():
@@ -119,7 +127,7 @@ def matches(
     texts = _read(clip, asked)
     losses = []
     for answer in ("no", "yes"):
-        batch = reader.batch([(question, answer) for question in asked])
+        batch = reader.batch([(question, answer) for question in asked]).to(image_tokens.device)
         losses.append(through.answer_losses(image_tokens, texts.ids, texts.mask, batch)[0])
     return torch.stack(losses, dim=1).neg().softmax(dim=1)[:, 1]
 

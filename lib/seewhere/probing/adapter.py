@@ -6,6 +6,7 @@ without its eye; the eye's tokens are computed once per picture.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
@@ -45,6 +46,16 @@ class Probed:
         self.encoder_hash = _eye_hash(resampler)
         self.module = resampler.trained_part().requires_grad_(True)
         self.module.eval()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Probed:
+        """A copy with a trained part of its own, and the same frozen eye: of a large model that is most of it."""
+        eye = _eye(self.resampler)
+        if eye is not None:
+            memo[id(eye)] = eye
+        other = object.__new__(type(self))
+        memo[id(self)] = other
+        other.__dict__ = copy.deepcopy(self.__dict__, memo)
+        return other
 
     def to(self, device: str | torch.device) -> Probed:
         """Move the whole resampler, eye included; the trained part alone would leave the two on different devices."""
@@ -182,11 +193,15 @@ def _is_micro_folder(folder: Path) -> bool:
     return path.is_file() and "resampler" in read_json(path)
 
 
+def _eye(resampler: Resampler) -> Any:
+    """The frozen image encoder of a resampler; None where it has none apart."""
+    eye = getattr(resampler, "clip", None)
+    return eye if eye is not None else getattr(getattr(resampler, "model", None), "vision_model", None)
+
+
 def _eye_hash(resampler: Resampler) -> str:
     """Hash of everything that the eye's tokens depend on: resamplers on one eye share them."""
-    eye: Any = getattr(resampler, "clip", None)
-    if eye is None:
-        eye = getattr(getattr(resampler, "model", None), "vision_model", None)
+    eye = _eye(resampler)
     if eye is None:
         return resampler.fingerprint
     return hashlib.sha256(f"{type(eye).__name__} {fingerprint_of(eye)}{resampler.preparation()}".encode()).hexdigest()

@@ -186,7 +186,7 @@ def load_arm(folder: Path | str, model: Resampler) -> tuple[Probe, Resampler, di
     own.module.eval()
     # Its tokens are no longer those of the weights it started from: caches must not mix them up.
     own.weights_hash = storage.hash_file(place / WEIGHTS)
-    return probe.eval(), own, about
+    return probe.to(next(own.module.parameters()).device).eval(), own, about
 
 
 def start_of(folder: Path) -> Path | None:

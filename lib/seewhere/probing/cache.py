@@ -6,7 +6,8 @@ shard is one ``.npy`` of consecutive rows. It is written aside and renamed, and 
 its bytes: a process that is killed loses the shard it was computing and nothing else, and a file that was cut short or
 changed afterwards is found out, removed and computed again.
 
-Reading maps the shards into memory; only the rows that are asked for are read.
+Reading maps shards into memory, the ones last used: a map holds a file open, and a system allows a thousand or so. Only
+the rows that are asked for are read.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from seewhere import storage
 
 FORMAT = 1
 SHARD_ROWS = 512
+OPEN_MAPS = 256
 ABOUT = "about.json"
 _SHARD = re.compile(r"(\d{5})-of-(\d{5})-([0-9a-f]{8})\.npy")
 
@@ -76,9 +79,9 @@ class Key:
 class FeatureTable:
     """Features of one layer, memory-mapped: ``table[[3, 1, 4]]`` gives (3, tokens, width) in the stored format."""
 
-    def __init__(self, key: Key, parts: Sequence[NDArray]) -> None:
-        self.key, self.parts = key, list(parts)
-        self.shape = (key.rows, *self.parts[0].shape[1:])
+    def __init__(self, key: Key, files: Sequence[Path]) -> None:
+        self.key, self.files = key, list(files)
+        self.shape = (key.rows, *mapped(self.files[0]).shape[1:])
 
     def __len__(self) -> int:
         return self.key.rows
@@ -91,7 +94,7 @@ class FeatureTable:
         shards = wanted // self.key.shard_rows
         for shard in np.unique(shards):
             here = shards == shard
-            found[here] = self.parts[shard][wanted[here] - shard * self.key.shard_rows]
+            found[here] = mapped(self.files[shard])[wanted[here] - shard * self.key.shard_rows]
         return found
 
     @property
@@ -106,7 +109,18 @@ def open_table(key: Key, root: Path | None = None) -> FeatureTable | None:
     parts = {shard: path for shard, path in _whole_shards(folder, key)}
     if not key.rows or set(parts) != set(range(key.shards)):
         return None
-    return FeatureTable(key, [np.load(parts[shard], mmap_mode="r") for shard in range(key.shards)])
+    return FeatureTable(key, [parts[shard] for shard in range(key.shards)])
+
+
+def mapped(path: Path) -> NDArray:
+    """Return an array on disk, memory-mapped, kept for the next time unless its file is another by then."""
+    told = path.stat()
+    return _mapped(path, told.st_ino, told.st_mtime_ns)
+
+
+@lru_cache(maxsize=OPEN_MAPS)
+def _mapped(path: Path, inode: int, changed: int) -> NDArray:
+    return np.asarray(np.load(path, mmap_mode="r"))
 
 
 def fill(
@@ -191,7 +205,13 @@ def _whole_shards(folder: Path, key: Key) -> Iterator[tuple[int, Path]]:
 
 
 def checksum(path: Path) -> int:
-    """Return the CRC-32 of a file's bytes."""
+    """Return the CRC-32 of a file's bytes; a file that has not changed since is not read again."""
+    told = path.stat()
+    return _checksum(path, told.st_size, told.st_mtime_ns)
+
+
+@lru_cache(maxsize=1 << 16)
+def _checksum(path: Path, size: int, changed: int) -> int:
     value = 0
     with path.open("rb") as stream:
         while block := stream.read(1 << 22):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from seewhere import storage
-from seewhere.probing.cache import CacheError, check_room, checksum
+from seewhere.probing.cache import CacheError, check_room, checksum, mapped
 from seewhere.probing.tasks import Picture
 
 SHARD = 256
@@ -42,7 +42,7 @@ class EncodingStore:
     def __init__(self, encoder: str, root: Path | None = None, dtype: str = "float16") -> None:
         self.folder = (root or storage.cache_home()) / "encodings" / f"{encoder[:32]}-{dtype}"
         self.encoder, self.dtype = encoder, dtype
-        self._places: dict[str, tuple[NDArray, int]] = {}
+        self._places: dict[str, tuple[Path, int]] = {}
         self._read: set[str] = set()
 
     def __contains__(self, picture: str) -> bool:
@@ -65,8 +65,7 @@ class EncodingStore:
                 shard.unlink(missing_ok=True)
                 warnings.warn(f"{shard} was cut short or changed; its pictures are encoded again", stacklevel=2)
                 continue
-            values = np.load(shard, mmap_mode="r")
-            self._places |= {name: (values, row) for row, name in enumerate(about["pictures"])}
+            self._places |= {name: (shard, row) for row, name in enumerate(about["pictures"])}
             self._read.add(listing.name)
 
     def fill(self, pictures: Mapping[str, Picture], encode: Encode, progress: bool = True) -> None:
@@ -101,7 +100,7 @@ class EncodingStore:
 
     def __getitem__(self, names: Sequence[str]) -> NDArray:
         """Return the tokens of pictures by their hashes, (N, patches, width)."""
-        return np.stack([values[row] for values, row in (self._places[name] for name in names)])
+        return np.stack([mapped(shard)[row] for shard, row in (self._places[name] for name in names)])
 
 
 class EncodedPictures:

@@ -237,7 +237,7 @@ class Study:
             own = arms.load_arm(folder, model)[1]
         else:
             if (start, model.name, seed) not in self.trained:
-                self._train(start, model, settings, True, "")
+                self._train(start, model, settings.changed(seed=seed), True, "")
             own = copy.deepcopy(self.trained[start, model.name, seed][1])
             own.weights_hash = arms.parameters_hash(own.module)
         assert isinstance(own, TrainableResampler)
@@ -257,7 +257,9 @@ class Study:
         return table.assign(made=self.origins[f"{task} {model.name} {seed}"])
 
     def _table(self, task: str, probe: Any, test: TrainedTokens, model: Resampler, seed: int) -> pd.DataFrame:
-        self.trained[task, model.name, seed] = (probe, test.model)
+        # Kept is what is read again: on a GPU each is a resampler's worth of memory.
+        if seed == self.seeds[0] or task in {other.start for other in self.tasks.values()}:
+            self.trained[task, model.name, seed] = (probe, test.model)
         columns = {"resampler": model.name, "arm": UNFROZEN, "seed": seed, "layer": model.layers[-1]}
         return controls.predictions(self.tasks[task], predict(probe, test), "test", **columns, probe_layers=1)
 

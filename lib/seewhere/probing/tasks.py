@@ -24,7 +24,7 @@ from seewhere import storage
 from seewhere.boxes import CELLS, cell_of, from_xyxy
 from seewhere.datasets import ReferringDataset, StatementSet, load, load_vsr
 from seewhere.datasets.coco import read_annotations
-from seewhere.datasets.refer import find_folder
+from seewhere.datasets.refer import LAYOUTS, find_folder
 from seewhere.probing import rcm as region_cells
 from seewhere.records import DataError, Expression
 from seewhere.world.export import build, dense_statements
@@ -263,7 +263,12 @@ def region_columns(expression: Expression, supers: Mapping[str, str]) -> dict[st
 
 
 def super_categories(data: str, root: Path | str) -> dict[str, str]:
-    """Return category -> super-category, as ``instances.json`` of a REFER data set tells; empty where it does not."""
+    """Return category -> super-category, as ``instances.json`` of a REFER data set tells; empty where it does not.
+
+    Data sets of another layout tell none. An unknown name is for their reader to refuse.
+    """
+    if data not in LAYOUTS:
+        return {}
     path = find_folder(data, Path(root).expanduser()) / "instances.json"
     content = read_annotations(path, ("categories",))
     return {str(c["name"]): str(c["supercategory"]) for c in content["categories"] if c.get("supercategory")}
