@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from seewhere.models import chat_pixels
+from seewhere.models.caches import bytes_per_token
 from seewhere.models.chat_pixels import ChatPixelReader, parse_box, parse_colour
 from seewhere.models.chat_vision import ChatVision
 from seewhere.models.micro_language import build_tokenizer
@@ -85,15 +86,94 @@ def test_copies_of_a_large_picture_stay_within_the_budget(chat: ChatVision, fold
         assert small.write(picture(), QUESTIONS, 8) == expected
 
 
-def test_first_tokens_are_those_of_the_models_own_forward_pass(chat: ChatVision) -> None:
-    found = chat.first_token(picture(), QUESTIONS, ("0", "1"))
+def test_chances_are_those_of_the_models_own_forward_pass(chat: ChatVision) -> None:
+    found = chat.option_chances(picture(), QUESTIONS, ("0", "1"))
     columns = [chat.tokenizer(t, add_special_tokens=False)["input_ids"][0] for t in ("0", "1")]
     for question, row in zip(QUESTIONS, found, strict=True):
         with torch.no_grad():
             logits = chat.model(**chat._inputs(picture(), [question])).logits[0, -1, columns]
         np.testing.assert_allclose(row, logits.softmax(-1), atol=1e-4)
-    with pytest.raises(ValueError, match="begin with one token"):
-        chat.first_token(picture(), QUESTIONS, ("0", "0"))
+    with pytest.raises(ValueError, match="written alike"):
+        chat.option_chances(picture(), QUESTIONS, ("0", "0"))
+    assert chat.option_chances(picture(), [], ("0", "1")).shape == (0, 2)
+
+
+@pytest.mark.parametrize("share", [None, False])
+def test_options_of_several_tokens_are_weighed_as_a_whole(
+    share: bool | None, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As behind a space in Llama's vocabulary: one token for the space, which both options begin with, then a digit."""
+    chat = ChatVision.load(folder, device="cpu", share=share, progress=False, batch=2)
+    ways = [[(21,), (15, 31)], [(22,), (15, 32)]]
+    monkeypatch.setattr(chat, "_ways", lambda options: ways)
+    found = chat.option_chances(picture(), QUESTIONS, ("0", "1"))
+    assert chat.share is (share is None)
+    for question, row in zip(QUESTIONS, found, strict=True):
+        inputs = chat._inputs(picture(), [question])
+        chances = []
+        for way in (way for option in ways for way in option):
+            ids, total = inputs["input_ids"], 0.0
+            for token in way:
+                with torch.no_grad():
+                    out = chat.model(**{**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)})
+                total += float(out.logits[0, -1].log_softmax(-1)[token])
+                ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
+            chances.append(np.exp(total))
+        expected = np.array([chances[0] + chances[1], chances[2] + chances[3]])
+        np.testing.assert_allclose(row, expected / expected.sum(), atol=1e-4)
+
+
+def test_options_are_written_as_the_tokenizer_writes_them_behind_the_chat(
+    chat: ChatVision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spaces(text: str, **_: object) -> dict[str, list[int]]:  # a digit behind a space is two tokens
+        return {"input_ids": [ord(c) for c in text.replace("  ", " ")]}
+
+    monkeypatch.setattr(chat, "tokenizer", spaces)
+    for ending, expected in (("bot:", [[(32, 48), (48,)], [(32, 49), (49,)]]), ("bot: ", [[(48,)], [(49,)]])):
+        monkeypatch.setattr(chat.processor, "apply_chat_template", lambda *_, e=ending, **__: f"user: QUESTION {e}")
+        assert chat._ways(("0", "1")) == expected
+    monkeypatch.setattr(chat, "tokenizer", lambda text, **_: {"input_ids": [len(text)]})
+    with pytest.raises(ValueError, match="'0' melts into the words before an answer"):
+        chat._ways(("0", "1"))
+
+
+def test_whole_questions_keep_the_budget_too(folder: Path) -> None:
+    chat = ChatVision.load(folder, device="cpu", share=False, progress=False)
+    tokens = chat._alone(picture(), QUESTIONS, None)
+    assert tokens == chat._inputs(picture(), QUESTIONS[:1])["input_ids"].shape[1]
+    one = tokens * bytes_per_token(chat.model)
+    with torch.no_grad():
+        cache = chat.model(**chat._inputs(picture(), QUESTIONS[:1]), use_cache=True).past_key_values
+    assert one == sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    expected = chat.option_chances(picture(), QUESTIONS, ("0", "1"))
+    chat.budget = 2 * one
+    assert max(map(len, chat._chunks(len(QUESTIONS), None, tokens))) == 2
+    np.testing.assert_allclose(chat.option_chances(picture(), QUESTIONS, ("0", "1")), expected, atol=1e-5)
+
+
+def test_positions_of_several_axes_and_layers_without_attention_are_not_shared(folder: Path) -> None:
+    for changes in (
+        {"rope_parameters": {"mrope_section": [1, 1, 2], "rope_theta": 1e4}},
+        {"layer_types": ["conv"] * 2},
+    ):
+        chat = ChatVision.load(folder, device="cpu", progress=False)
+        for name, value in changes.items():
+            setattr(chat.model.config.get_text_config(decoder=True), name, value)
+        assert chat._read(picture(), QUESTIONS) == (None, []) and chat.share is None
+        asked = ChatVision(chat.model, chat.processor, "asked", share=True, progress=False)
+        with pytest.raises(ValueError, match="cannot be shared"):
+            asked.write(picture(), QUESTIONS)
+
+
+def test_a_later_picture_that_cannot_be_shared_is_read_whole(
+    chat: ChatVision, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = ChatVision.load(folder, device="cpu", progress=False)
+    expected = other.write(picture(), QUESTIONS, 8)
+    assert other.share is True  # found out, not asked for
+    monkeypatch.setattr(other, "_tails", lambda questions: [])
+    assert other.write(picture(), QUESTIONS, 8) == expected
 
 
 def test_a_model_whose_logits_differ_is_asked_with_whole_questions(chat: ChatVision, folder: Path, monkeypatch) -> None:

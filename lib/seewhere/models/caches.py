@@ -10,12 +10,16 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+"""Kinds of layers whose state is keys and values alone."""
+
 
 def can_share_prefixes(model: Any, longest: int) -> bool:
     """Whether the model's keys and values can be copied and continued for sequences of `longest` tokens.
 
-    True for eager and sdpa attention over the whole sequence; False for sliding windows shorter than `longest`,
-    recurrent or linear-attention layers, and other attention implementations (not tested with gaps in the mask).
+    True for eager and sdpa attention over the whole sequence; False for sliding windows shorter than `longest`, layers
+    that are no attention (recurrent, linear, convolutions), and other attention implementations (not tested with gaps
+    in the mask).
     """
     config = model.config.get_text_config(decoder=True)
     if getattr(config, "_attn_implementation", None) not in ("eager", "sdpa"):
@@ -24,8 +28,23 @@ def can_share_prefixes(model: Any, longest: int) -> bool:
     if window is not None and window < longest:
         return False
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    recurrent = any("linear" in kind or "mamba" in kind or "recurrent" in kind for kind in kinds)
-    return not recurrent and not getattr(model, "_is_stateful", False)
+    return kinds <= ATTENTION and not getattr(model, "_is_stateful", False)
+
+
+def has_axes(model: Any) -> bool:
+    """Whether a token's position has several axes (time, row and column of a picture), as in Qwen2-VL and later."""
+    config = model.config.get_text_config(decoder=True)
+    found = (getattr(config, "rope_parameters", None) or {}, getattr(config, "rope_scaling", None) or {})
+    return any("mrope_section" in part or "xdrope_section" in part for part in found)
+
+
+def bytes_per_token(model: Any) -> int:
+    """Bytes that keys and values of one token take in all layers, as the configuration tells."""
+    config = model.config.get_text_config(decoder=True)
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    kept = getattr(config, "num_key_value_heads", None) or heads
+    return 2 * config.num_hidden_layers * kept * width * model.dtype.itemsize
 
 
 def shortest_window(model: Any) -> int | None:

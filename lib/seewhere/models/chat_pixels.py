@@ -109,7 +109,7 @@ class ChatPixelReader:
         words = _clean(phrase)
         cells = cells_of(points, image.size, self.grid).tolist()
         asked = [self._place(MASK, x, y, phrase=words) for x, y in cells]
-        return self.chat.first_token(image, asked, ("0", "1"))[:, 1]
+        return self.chat.option_chances(image, asked, ("0", "1"))[:, 1]
 
     def find_boxes(self, images: Sequence[Image.Image], phrases: Sequence[str]) -> np.ndarray:
         """A box (N, 4), pixels xyxy, for each picture and phrase; a row of not-a-number where the answer held none.

@@ -3,7 +3,8 @@
 Such models differ in how a picture becomes tokens, and their processors know it. What comes behind the picture is
 plain text everywhere, so the picture is read once and all questions continue it in lock-step. Whether a model allows
 that (positions of their own, sliding windows and recurrent layers do not) is found out on the first question, by
-comparing logits with those of the whole text; where it does not, every question is asked with its own copy.
+comparing logits with those of the whole text; where it does not, every question is asked with its own copy. So are
+models whose positions have several axes (Qwen's since 2-VL): a small picture would hardly show the difference.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 
-from seewhere.models.caches import can_share_prefixes
+from seewhere.models.caches import bytes_per_token, can_share_prefixes, has_axes
 from seewhere.models.inputs import resolve_device
 from seewhere.models.lockstep import Prefix, Rows, padded
 from seewhere.models.output_layer import answers_only
@@ -37,8 +38,8 @@ class ChatVision:
         processor: its processor, with a chat template.
         name: shown in tables.
         batch: most questions in flight.
-        budget: bytes that their copies of the picture's keys and values may take together; a large model behind a large
-            picture is asked fewer at a time.
+        budget: bytes that their copies of the picture's keys and values may take together, shared or not; a large model
+            behind a large picture is asked fewer at a time.
         share: read the picture once for all questions; None: where the model gives the same logits with it.
         progress: show a bar over the questions.
 
@@ -63,6 +64,7 @@ class ChatVision:
             )
         self.model, self.processor, self.name = model.eval(), processor, name
         self.batch, self.share, self.progress, self.budget = batch, share, progress, budget
+        self._asked_to_share = bool(share)
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token_id is None:
@@ -103,7 +105,7 @@ class ChatVision:
             return []
         picture, found = as_rgb(image), list[str]()
         prefix, tails = self._read(picture, questions)
-        for chunk in self._chunks(len(questions), prefix):
+        for chunk in self._chunks(len(questions), prefix, self._alone(picture, questions, prefix) + length):
             if prefix is None:
                 tokens = self._generate(picture, [questions[i] for i in chunk], length)
             else:
@@ -112,34 +114,97 @@ class ChatVision:
         return found
 
     @torch.inference_mode()
-    def first_token(self, image: Image.Image, questions: Sequence[str], options: Sequence[str]) -> np.ndarray:
+    def option_chances(self, image: Image.Image, questions: Sequence[str], options: Sequence[str]) -> np.ndarray:
         """Probabilities (N, options) that an answer begins with each option, normalised over the options.
 
+        An option counts as the tokenizer writes it behind the chat's last words, with a space before it and without,
+        in one token or in several (Llama's writes a digit behind a space in two).
+
         Raises:
-            ValueError: options that begin with the same token.
+            ValueError: options that are written alike, or that melt into the words before the answer.
         """
-        columns = [self.tokenizer(option, add_special_tokens=False)["input_ids"][0] for option in options]
-        if len(set(columns)) < len(columns):
-            raise ValueError(f"{self.name}: two of {list(options)} begin with one token; expected different ones")
-        found = np.zeros((len(questions), len(options)))
+        ways = self._ways(options)
+        contexts = {way[:count] for found in ways for way in found for count in range(len(way))}
+        chances = np.zeros((len(questions), len(options)))
         if not questions:
-            return found
+            return chances
         picture = as_rgb(image)
         prefix, tails = self._read(picture, questions)
-        for chunk in self._chunks(len(questions), prefix):
-            if prefix is None:
-                logits = self.model(**self._inputs(picture, [questions[i] for i in chunk])).logits[:, -1]
-            else:
-                rows = Rows(self.model, prefix, len(chunk), merged=False)
-                logits = rows.feed(*padded([tails[i] for i in chunk], self.model.device))
-            found[chunk] = logits[:, columns].double().softmax(-1).cpu()
+        for chunk in self._chunks(len(questions), prefix, self._alone(picture, questions, prefix)):
+            asked = [questions[i] for i in chunk]
+            behind = [tails[i] for i in chunk] if prefix is not None else []
+            logs = {context: self._logs(picture, asked, prefix, behind, context) for context in contexts}
+            columns = [
+                torch.stack(
+                    [torch.stack([logs[way[:k]][:, way[k]] for k in range(len(way))]).sum(0) for way in found]
+                ).logsumexp(0)
+                for found in ways
+            ]
+            chances[chunk] = torch.stack(columns, dim=1).cpu().double().softmax(1)
+        return chances
+
+    def _ways(self, options: Sequence[str]) -> list[list[tuple[int, ...]]]:
+        """For each option, the token rows that write it where an answer begins."""
+        turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "QUESTION"}]}]
+        chat = self.processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+        before = chat.rpartition("QUESTION")[2]
+        start = self.tokenizer(before, add_special_tokens=False)["input_ids"]
+        found = []
+        for option in options:
+            rows = [
+                self.tokenizer(before + written, add_special_tokens=False)["input_ids"]
+                for written in (option, f" {option}")
+            ]
+            own = {tuple(ids[len(start) :]) for ids in rows if ids[: len(start)] == start} - {()}
+            if not own:
+                raise ValueError(f"{self.name}: {option!r} melts into the words before an answer, {before[-20:]!r}")
+            found.append(sorted(own))
+        if sum(map(len, found)) > len({way for own in found for way in own}):
+            raise ValueError(f"{self.name}: two of {list(options)} are written alike; expected different ones")
         return found
 
-    def _chunks(self, count: int, prefix: Prefix | None) -> Iterator[list[int]]:
-        size = self.batch
+    def _logs(
+        self,
+        picture: Image.Image,
+        questions: Sequence[str],
+        prefix: Prefix | None,
+        tails: Sequence[list[int]],
+        context: tuple[int, ...],
+    ) -> torch.Tensor:
+        """Log-probabilities (N, vocabulary) of what follows questions and the beginning of an answer, `context`."""
+        if prefix is not None:
+            rows = Rows(self.model, prefix, len(tails), merged=False)
+            logits = rows.feed(*padded([[*tail, *context] for tail in tails], self.model.device))
+        else:
+            inputs = self._inputs(picture, questions)
+            for name in {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"} & set(inputs):
+                values = {"input_ids": context, "attention_mask": (1,) * len(context)}.get(name, (0,) * len(context))
+                more = torch.tensor([values] * len(questions), dtype=inputs[name].dtype, device=inputs[name].device)
+                inputs[name] = torch.cat([inputs[name], more.reshape(len(questions), -1)], dim=1)
+            last = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+            last[:, -1] = True
+            with answers_only(self.model, last):
+                logits = self.model(**inputs, use_cache=False).logits
+        return logits.float().log_softmax(-1)
+
+    def _alone(self, picture: Image.Image, questions: Sequence[str], prefix: Prefix | None) -> int:
+        """Tokens of a question that brings its own copy of the picture; 0 where pictures are shared."""
+        return 0 if prefix is not None else self._inputs(picture, questions[:1])["input_ids"].shape[1]
+
+    def _chunks(self, count: int, prefix: Prefix | None, tokens: int = 0) -> Iterator[list[int]]:
+        """Numbers of the questions that are in flight together: what they keep of the picture stays in the budget.
+
+        Args:
+            count: of questions.
+            prefix: the shared picture.
+            tokens: without one, how many a question has.
+        """
         if prefix is not None:
             layout = prefix.layout()
-            size = max(1, min(size, self.budget // sum(part.nbytes for part in (*layout.keys, *layout.values))))
+            each = sum(part.nbytes for part in (*layout.keys, *layout.values))
+        else:
+            each = tokens * bytes_per_token(self.model)
+        size = max(1, min(self.batch, self.budget // max(each, 1)))
         with tqdm(total=count, unit="question", disable=not self.progress or count <= size) as bar:
             for start in range(0, count, size):
                 chunk = list(range(start, min(start + size, count)))
@@ -183,6 +248,8 @@ class ChatVision:
         if not tails or whole[-len(tails[0]) :] != tails[0] or len(whole) == len(tails[0]):
             return self._refuse("its processor does not put plain text behind the picture")
         length = len(whole) - len(tails[0])
+        if has_axes(self.model):
+            return self._refuse("its positions have several axes, which a picture that is read once does not keep")
         if not can_share_prefixes(self.model, len(whole) + 64):
             return self._refuse("its attention does not reach over the whole text, or is not of a known kind")
         prefix = self._prefix(inputs, length)
@@ -191,9 +258,9 @@ class ChatVision:
         return (prefix, tails) if self.share else (None, [])
 
     def _refuse(self, reason: str) -> tuple[None, list[list[int]]]:
-        if self.share:
+        """Not this picture; where nobody asked for sharing, it and its questions are read in whole texts."""
+        if self._asked_to_share:
             raise ValueError(f"{self.name}: the picture cannot be shared by questions: {reason}; use share=None")
-        self.share = False
         return None, []
 
     def _tails(self, questions: Sequence[str]) -> list[list[int]]:
