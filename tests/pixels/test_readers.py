@@ -85,6 +85,12 @@ def test_what_is_no_model_names_what_could_be(tmp_path: Path, monkeypatch: pytes
     assert set(registry.MINIGPTS) >= {"micro-pixels-frozen", "micro-pixels-stage2", "micro-pixels-stage3"}
     monkeypatch.setattr(ChatPixelReader, "load", classmethod(lambda cls, source, **options: (source, options)))
     assert readers.load("org/chat", progress=False) == ("org/chat", {"progress": False})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "chat").mkdir()
+    (tmp_path / "chat" / "config.json").write_text("{}")
+    assert readers.load("~/chat")[0] == str(tmp_path / "chat")
+    with pytest.raises(FileNotFoundError, match=str(tmp_path)):
+        readers.load("minigpt-v2:~/nothing")
 
 
 def test_other_tasks_are_one_row_a_question_and_the_same_for_all() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 import torch
-from seewhere.pixels import readers, token_probe, verdicts
+from seewhere.pixels import pictures, readers, token_probe, verdicts
 
 
 def _tokens(labels: list[str], strength: float, seed: int) -> torch.Tensor:
@@ -42,6 +42,16 @@ def test_every_model_is_asked_about_the_same_objects_and_chat_models_are_left_ou
     assert set(found.image_id) == {0, 1, 2} and set(found.score) <= {0.0, 1.0}
     figure = token_probe.chart(found)
     assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == list(token_probe.TASKS.values())
+
+
+def test_tokens_are_the_same_in_batches_of_any_size() -> None:
+    model = {"one": readers.tiny_reader(seed=0)}
+    shown = pictures.world_pictures(7, "val", 0)
+    means, at = token_probe._read(model["one"].model, shown, 7, "", False)
+    for batch in (1, 3):
+        other, rows = token_probe._read(model["one"].model, shown, batch, "", False)
+        torch.testing.assert_close(other, means, atol=2e-3, rtol=1e-3)  # fp16 in between
+        assert torch.equal(rows.rows, at.rows) and len(other) == sum(len(scene.objects) for _, scene in shown)
 
 
 def test_only_chat_models_leave_an_empty_table_and_too_few_scenes_are_refused() -> None:

@@ -8,6 +8,7 @@ import pytest
 from colour_readers import Through
 from matplotlib.figure import Figure
 from seewhere import claims
+from seewhere.models.chat_pixels import ChatPixelReader
 from seewhere.pixels import arms, drawings, growth, printed, segmentation, verdicts
 from seewhere.pixels import study as studies
 from seewhere.pixels.history import ReconstructionHistory
@@ -43,6 +44,21 @@ def test_f17_is_one_ratio_per_evaluation_set(study: studies.Study) -> None:
     assert all(r["high"] < 0 for r in below) and {r["claim"] for r in below} == {None}
     both = verdicts.errors(study, ["frozen"], ORIGIN)
     assert both[1]["value"] == pytest.approx(both[0]["value"] / 3)
+
+
+def test_models_that_are_no_pair_judge_no_claim(study: studies.Study, capsys: pytest.CaptureFixture[str]) -> None:
+    records = verdicts.ratios(study, "frozen", "adapted", ORIGIN)
+    chat = object.__new__(ChatPixelReader)
+    for given in (["", ""], ["mine", "mine too"]):
+        assert verdicts.judged(records, given, [1, 2]) == records and not capsys.readouterr().out
+    for given, models, reason in (
+        (["", "mine"], [1, 2], "others the package's"),
+        (["mine", "chat"], [1, chat], "asked as it is"),
+    ):
+        found = verdicts.judged(records, given, models)
+        assert {r["claim"] for r in found} == {None} and [r["value"] for r in found] == [r["value"] for r in records]
+        assert reason in capsys.readouterr().out
+        assert claims.verdict("F17", found).verdict == claims.ABSENT
 
 
 def test_f19_wants_drop_ratio_and_restored_tasks(study: studies.Study) -> None:

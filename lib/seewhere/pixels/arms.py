@@ -21,6 +21,7 @@ import pandas as pd
 
 from seewhere import datasets, storage
 from seewhere.models.minigpt import SETTINGS_FILE, MiniGPT
+from seewhere.models.stepwise import training_device
 from seewhere.pixels import arm_cases, segmentation
 from seewhere.pixels.commands import add_recipe_arguments
 from seewhere.pixels.reader import PixelReader
@@ -114,10 +115,10 @@ def train(recipe: PixelSettings, folder: Path, model: MiniGPT | None = None, pro
     """Run a recipe, or read what an earlier run of it left in `folder`/model."""
     target = folder / "model"
     if not (target / SETTINGS_FILE).is_file():
-        run = PixelTraining(recipe, folder, model=model)
+        run = PixelTraining(recipe, folder, model=model, device=training_device())
         run.run(progress=progress)
-        run.model.write(target)
-    return MiniGPT.load(target)
+        run.model.to("cpu").write(target)
+    return MiniGPT.load(target, device=str(training_device()))
 
 
 def start_of(
@@ -198,7 +199,7 @@ def run_all(
 
 
 def _tuned(folder: Path, arm: str, seed: int) -> MiniGPT:
-    return MiniGPT.load(folder / f"{arm}-{seed}" / "model")
+    return MiniGPT.load(folder / f"{arm}-{seed}" / "model", device=str(training_device()))
 
 
 def _constant(references: Sequence[segmentation.Reference], seeds: Sequence[int]) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from seewhere.models.micro_clip import MicroClip, build_model
 from seewhere.models.micro_vlm_weights import FOLDER
 from seewhere.models.minigpt import SETTINGS_FILE, MiniGPT, micro_minigpt
 from seewhere.models.registry import MINIGPTS, load_minigpt
+from seewhere.models.stepwise import training_device
 from seewhere.pixels import prompts
 from seewhere.pixels.reader import PixelReader
 from seewhere.pixels.recipe import TRAINING
@@ -54,12 +55,11 @@ def load(source: str, stand_in: bool = False, half: bool = False, progress: bool
     if name == MINIGPT_V2 and folder:
         from seewhere.models.minigpt_released import load_released
 
-        place = "cuda" if torch.cuda.is_available() else "cpu"
-        released = load_released(folder, device=place)
+        released = load_released(Path(folder).expanduser(), device=str(training_device()))
         return PixelReader(released, turn=prompts.instruction, progress=progress, **options)
     if source in MINIGPTS or (Path(source).expanduser() / SETTINGS_FILE).is_file():
         try:
-            model = load_minigpt(source)
+            model = load_minigpt(source, str(training_device()))
             known = parameters_hash(model)
             number = getattr(torch, quick_dtype() or "float32") if half else torch.float32
             reader = PixelReader(model.to(number), progress=progress, **options)
@@ -85,7 +85,7 @@ def _chat(source: str, progress: bool, **options: Any) -> ChatPixelReader:
             f"{inside}"
         )
     try:
-        return ChatPixelReader.load(source, progress=progress, **options)
+        return ChatPixelReader.load(str(place) if place.is_dir() else source, progress=progress, **options)
     except OSError as error:
         raise FileNotFoundError(
             f"no model {source!r}: expected one of {', '.join(MINIGPTS)}, a folder made by `{MAKE}`, "

@@ -87,12 +87,12 @@ def _read(
     model: MiniGPT, shown: Sequence[tuple[Image.Image, Scene]], batch: int, label: str, progress: bool
 ) -> tuple[torch.Tensor, PointedCells]:
     """The mean token (Q, W) under every object's box, and which objects these are."""
-    tokens = []
+    means = []  # and no more of a picture: the tokens of a large model's take megabytes each
     for start in tqdm(range(0, len(shown), batch), desc=label, leave=False, disable=not progress):
-        pixels = model.pixels([image for image, _ in shown[start : start + batch]])
-        tokens.append(model.patch_tokens(pixels).half().cpu())
-    at = pointed_cells([scene for _, scene in shown], model.grid)
-    return under_boxes(torch.cat(tokens), at), at
+        part = shown[start : start + batch]
+        tokens = model.patch_tokens(model.pixels([image for image, _ in part])).half().cpu()
+        means.append(under_boxes(tokens, pointed_cells([scene for _, scene in part], model.grid)))
+    return torch.cat(means), pointed_cells([scene for _, scene in shown], model.grid)
 
 
 def _answers(shown: Sequence[tuple[Image.Image, Scene]], at: PointedCells) -> tuple[list[str], list[str]]:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from seewhere import metrics, results
+from seewhere.models.chat_pixels import ChatPixelReader
 from seewhere.pixels import arms, segmentation
 from seewhere.pixels.prompts import reconstruct, refer, segment
 from seewhere.pixels.study import FIXED, Study
@@ -46,6 +47,25 @@ class SegmentationOrigin(results.Origin):
     notebook = SEGMENTATION
     training: str = ONE_RUN
     asked: str = f"prompt {prompt_id(refer('phrase'), segment('phrase', 1, 2))}, boxes in percent of the sides; {CELLS}"
+
+
+def judged(records: Sequence[results.Record], given: Sequence[str], models: Sequence[object]) -> list[results.Record]:
+    """The records as they may stand for claims, which are about one model before its encoder adapted and after.
+
+    Where some of the models compared are the package's and others the user's, or one is a chat model that nobody
+    trained here, they are no such pair: then the records stay as measurements, no claim has them, and a line says so.
+
+    Args:
+        records: of models compared with each other.
+        given: what the user named for each of them, "" for the package's own.
+        models: the models.
+    """
+    mixed = any(given) and not all(given)
+    if not mixed and not any(isinstance(model, ChatPixelReader) for model in models):
+        return list(records)
+    reason = "some of these models are yours and others the package's" if mixed else "a chat model is asked as it is"
+    print(f"No claim is judged here: {reason}, and a claim is about one model before its encoder adapted and after.")
+    return [{**record, "claim": None} for record in records]
 
 
 # ------------------------------------------------------------------------------------------------- reconstruction
