@@ -49,6 +49,12 @@ def test_many_shards_do_not_hold_many_files_open(tmp_path):
         assert table[np.arange(rows)[::-1]][:, 0, 0].tolist() == [r + len(table.key.layer) for r in range(rows)][::-1]
     assert store[[f"{n:016d}" for n in range(40)]].shape == (40, 2, 2)
     assert len(os.listdir("/proc/self/fd")) - before <= cache.OPEN_MAPS + 8
+    kept = len(cache.mapped.kept)
+    files = set(tables["ccc"].files)
+    assert files & cache.mapped.kept.keys()
+    table = None
+    del tables["ccc"]
+    assert len(cache.mapped.kept) < kept and not files & cache.mapped.kept.keys()
 
 
 def test_rows_come_back_in_any_order(tmp_path):

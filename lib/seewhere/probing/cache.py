@@ -17,8 +17,10 @@ import io
 import json
 import re
 import shutil
+import threading
 import warnings
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -83,6 +85,11 @@ class FeatureTable:
         self.key, self.files = key, list(files)
         self.shape = (key.rows, *mapped(self.files[0]).shape[1:])
 
+    def __del__(self) -> None:
+        """Let go of what was mapped: a worker that keeps it looks to its pool as if it lost memory, and is stopped."""
+        if mapped is not None:  # else the interpreter is on its way out
+            mapped.forget(getattr(self, "files", ()))
+
     def __len__(self) -> int:
         return self.key.rows
 
@@ -112,15 +119,32 @@ def open_table(key: Key, root: Path | None = None) -> FeatureTable | None:
     return FeatureTable(key, [parts[shard] for shard in range(key.shards)])
 
 
-def mapped(path: Path) -> NDArray:
-    """Return an array on disk, memory-mapped, kept for the next time unless its file is another by then."""
-    told = path.stat()
-    return _mapped(path, told.st_ino, told.st_mtime_ns)
+class _Maps:
+    """The arrays on disk that were asked for last, memory-mapped; one whose file is another by then is mapped anew."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.lock = limit, threading.Lock()
+        self.kept: OrderedDict[Path, tuple[tuple[int, int], NDArray]] = OrderedDict()
+
+    def __call__(self, path: Path) -> NDArray:
+        told = path.stat()
+        version = (told.st_ino, told.st_mtime_ns)
+        with self.lock:
+            kept = self.kept.pop(path, None)
+            if kept is None or kept[0] != version:
+                kept = (version, np.asarray(np.load(path, mmap_mode="r")))
+            self.kept[path] = kept
+            while len(self.kept) > self.limit:
+                self.kept.popitem(last=False)
+        return kept[1]
+
+    def forget(self, paths: Sequence[Path]) -> None:
+        with self.lock:
+            for path in paths:
+                self.kept.pop(path, None)
 
 
-@lru_cache(maxsize=OPEN_MAPS)
-def _mapped(path: Path, inode: int, changed: int) -> NDArray:
-    return np.asarray(np.load(path, mmap_mode="r"))
+mapped = _Maps(OPEN_MAPS)
 
 
 def fill(
