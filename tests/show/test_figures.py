@@ -46,7 +46,7 @@ def test_labels_of_coinciding_boxes_do_not_cover_each_other() -> None:
     taken: list[tuple[float, ...]] = []
     for _ in range(4):
         spot = figures._place_label(np.array([100.0, 100, 200, 200]), (80.0, 20.0), (448, 448), taken)
-        assert all(figures._overlap(spot, other) == 0 for other in taken)
+        assert all(figures.common_area(spot, other) == 0 for other in taken)
         taken.append(spot)
 
 

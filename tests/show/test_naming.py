@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 from matplotlib import pyplot
 from matplotlib.text import Text
-from seewhere.show import naming
+from seewhere.show import figures, naming
 
 
 def drawn(x: list[float], y: list[float], names: list[str]) -> list[np.ndarray]:
@@ -29,7 +29,7 @@ def test_names_of_a_crowd_do_not_cover_each_other() -> None:
     y = [0.0, 0, 0, 1.2, 1.4, 1.0, 0.9, 1.1, 4.2]
     names = ["kitchen", "electronic", "indoor", "person", "accessory", "outdoor", "sports", "food", "vehicle"]
     for first, second in combinations(drawn(x, y, names), 2):
-        assert naming._overlap(first, second) < 4, (first, second)
+        assert figures.common_area(first, second) < 4, (first, second)
 
 
 def test_a_point_at_the_edge_has_its_name_inside() -> None:

@@ -131,9 +131,9 @@ class ChatVision:
         picture = as_rgb(image)
         prefix, tails = self._read(picture, questions)
         for chunk in self._chunks(len(questions), prefix, self._alone(picture, questions, prefix)):
-            asked = [questions[i] for i in chunk]
+            inputs = None if prefix is not None else self._inputs(picture, [questions[i] for i in chunk])
             behind = [tails[i] for i in chunk] if prefix is not None else []
-            logs = {context: self._logs(picture, asked, prefix, behind, context) for context in contexts}
+            logs = {context: self._logs(prefix, behind, inputs, context) for context in contexts}
             columns = [
                 torch.stack(
                     [torch.stack([logs[way[:k]][:, way[k]] for k in range(len(way))]).sum(0) for way in found]
@@ -145,9 +145,7 @@ class ChatVision:
 
     def _ways(self, options: Sequence[str]) -> list[list[tuple[int, ...]]]:
         """For each option, the token rows that write it where an answer begins."""
-        turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "QUESTION"}]}]
-        chat = self.processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
-        before = chat.rpartition("QUESTION")[2]
+        before = self._chat("QUESTION").rpartition("QUESTION")[2]
         start = self.tokenizer(before, add_special_tokens=False)["input_ids"]
         found = []
         for option in options:
@@ -157,35 +155,35 @@ class ChatVision:
             ]
             own = {tuple(ids[len(start) :]) for ids in rows if ids[: len(start)] == start} - {()}
             if not own:
-                raise ValueError(f"{self.name}: {option!r} melts into the words before an answer, {before[-20:]!r}")
+                raise ValueError(
+                    f"{self.name}: {option!r} melts into the words before an answer, {before[-20:]!r}, so what "
+                    "the model gives it cannot be told. Ask a model with another tokenizer or chat template."
+                )
             found.append(sorted(own))
         if sum(map(len, found)) > len({way for own in found for way in own}):
             raise ValueError(f"{self.name}: two of {list(options)} are written alike; expected different ones")
         return found
 
     def _logs(
-        self,
-        picture: Image.Image,
-        questions: Sequence[str],
-        prefix: Prefix | None,
-        tails: Sequence[list[int]],
-        context: tuple[int, ...],
+        self, prefix: Prefix | None, tails: Sequence[list[int]], inputs: Any, context: tuple[int, ...]
     ) -> torch.Tensor:
-        """Log-probabilities (N, vocabulary) of what follows questions and the beginning of an answer, `context`."""
+        """Log-probabilities (N, vocabulary) of what follows questions and the beginning of an answer, `context`.
+
+        The questions stand behind a shared picture as `tails`, or are whole as `inputs`.
+        """
         if prefix is not None:
             rows = Rows(self.model, prefix, len(tails), merged=False)
             logits = rows.feed(*padded([[*tail, *context] for tail in tails], self.model.device))
-        else:
-            inputs = self._inputs(picture, questions)
-            for name in {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"} & set(inputs):
-                values = {"input_ids": context, "attention_mask": (1,) * len(context)}.get(name, (0,) * len(context))
-                more = torch.tensor([values] * len(questions), dtype=inputs[name].dtype, device=inputs[name].device)
-                inputs[name] = torch.cat([inputs[name], more.reshape(len(questions), -1)], dim=1)
-            last = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
-            last[:, -1] = True
-            with answers_only(self.model, last):
-                logits = self.model(**inputs, use_cache=False).logits
-        return logits.float().log_softmax(-1)
+            return logits.float().log_softmax(-1)
+        count, longer = len(inputs["input_ids"]), dict(inputs)
+        for name in {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"} & set(inputs):
+            values = {"input_ids": context, "attention_mask": (1,) * len(context)}.get(name, (0,) * len(context))
+            more = torch.tensor([values] * count, dtype=inputs[name].dtype, device=inputs[name].device)
+            longer[name] = torch.cat([inputs[name], more.reshape(count, -1)], dim=1)
+        last = torch.zeros_like(longer["input_ids"], dtype=torch.bool)
+        last[:, -1] = True
+        with answers_only(self.model, last):
+            return self.model(**longer, use_cache=False).logits.float().log_softmax(-1)
 
     def _alone(self, picture: Image.Image, questions: Sequence[str], prefix: Prefix | None) -> int:
         """Tokens of a question that brings its own copy of the picture; 0 where pictures are shared."""
@@ -242,14 +240,14 @@ class ChatVision:
         """The picture, read, and what follows it in each question; None where it cannot be shared."""
         if self.share is False:
             return None, []
+        if has_axes(self.model):
+            return self._refuse("its positions have several axes, which a picture that is read once does not keep")
         inputs = self._inputs(picture, questions[:1])
         tails = self._tails(questions)
         whole = inputs["input_ids"][0].tolist()
         if not tails or whole[-len(tails[0]) :] != tails[0] or len(whole) == len(tails[0]):
             return self._refuse("its processor does not put plain text behind the picture")
         length = len(whole) - len(tails[0])
-        if has_axes(self.model):
-            return self._refuse("its positions have several axes, which a picture that is read once does not keep")
         if not can_share_prefixes(self.model, len(whole) + 64):
             return self._refuse("its attention does not reach over the whole text, or is not of a known kind")
         prefix = self._prefix(inputs, length)
@@ -263,17 +261,15 @@ class ChatVision:
             raise ValueError(f"{self.name}: the picture cannot be shared by questions: {reason}; use share=None")
         return None, []
 
+    def _chat(self, question: str) -> str:
+        """A question behind a picture as the model reads it, up to where its answer begins, as text."""
+        turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+        return str(self.processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False))
+
     def _tails(self, questions: Sequence[str]) -> list[list[int]]:
         """Token ids of what stands behind the picture; empty where the template does not show where that is."""
         mark = getattr(self.processor, "image_token", None)
-        texts = [
-            self.processor.apply_chat_template(
-                [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}],
-                add_generation_prompt=True,
-                tokenize=False,
-            )
-            for question in questions
-        ]
+        texts = [self._chat(question) for question in questions]
         if not isinstance(mark, str) or any(text.count(mark) != 1 for text in texts):
             return []
         behind = [text.split(mark)[1] for text in texts]

@@ -36,10 +36,12 @@ def enlarge(image: Picture, side: int = 448) -> tuple[Picture, float]:
     return image.convert("RGB").resize(size, Image.Resampling.LANCZOS), factor
 
 
-def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+def common_area(a: ArrayLike, b: ArrayLike) -> float:
+    """The area that two boxes (4,), xyxy, have in common."""
+    a, b = np.asarray(a), np.asarray(b)
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
-    return max(width, 0.0) * max(height, 0.0)
+    return float(max(width, 0.0) * max(height, 0.0))
 
 
 def _place_label(
@@ -56,7 +58,7 @@ def _place_label(
         inside_y = min(max(y, 0.0), max(canvas[1] - height, 0.0))
         spot = (inside_x, inside_y, inside_x + width, inside_y + height)
         moved = abs(inside_x - x) + abs(inside_y - y)
-        cost = sum(_overlap(spot, other) for other in taken) + moved * height * 0.2 + order
+        cost = sum(common_area(spot, other) for other in taken) + moved * height * 0.2 + order
         if cost < best_cost:
             best, best_cost = spot, cost
     assert best is not None

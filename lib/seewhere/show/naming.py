@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 
-from seewhere.show import style
+from seewhere.show import figures, style
 
 FONT = 7.5  # points, as all lengths here
 NEAR, FAR = 7.0, 17.0
@@ -35,7 +35,7 @@ def name_points(axes: Axes, x: ArrayLike, y: ArrayLike, names: Sequence[str]) ->
         name = str(names[number])
         boxes = [_box(points[number], spot, name) for spot in SPOTS]
         costs = [
-            sum(_overlap(box, other) for place, other in enumerate(taken) if place != number)
+            sum(figures.common_area(box, other) for place, other in enumerate(taken) if place != number)
             + 20 * (max(0.0, low - box[0]) + max(0.0, box[2] - high))
             + (0.1 if spot[2] == NEAR else 3.0)
             for box, spot in zip(boxes, SPOTS, strict=True)
@@ -57,8 +57,3 @@ def _box(point: NDArray, spot: tuple[int, int, float], name: str) -> NDArray:
     left = point[0] + side * away - (1 - side) * width / 2
     low = point[1] + up * away - height / 2
     return np.array([left, low, left + width, low + height])
-
-
-def _overlap(first: NDArray, second: NDArray) -> float:
-    common = np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2])
-    return float(np.prod(np.maximum(common, 0)))
