@@ -78,6 +78,11 @@ class Resampler(nn.Module, ABC):
             )
         return TextBatch(found["input_ids"].to(self.device), found["attention_mask"].to(self.device))
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens each text has, uncut, special ones included."""
+        with READING:
+            return [len(ids) for ids in self.tokenizer(list(texts), verbose=False)["input_ids"]]
+
     @property
     def fingerprint(self) -> str:
         """Hash of class, parameters, vocabulary and preparation: all that tokens depend on beside image and text."""

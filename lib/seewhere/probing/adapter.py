@@ -40,6 +40,7 @@ class Probed:
 
     def __init__(self, resampler: Resampler, bf16: bool = False) -> None:
         self.resampler, self.name, self.bf16 = resampler, resampler.name, bf16
+        self.text_length = resampler.text_length
         self.sees_text, self.thread_safe = resampler.sees_text, resampler.thread_safe
         self.layers: tuple[str, ...] = tuple(str(layer) for layer in range(resampler.layers + 1))
         self.weights_hash = resampler.fingerprint
@@ -61,6 +62,10 @@ class Probed:
         """Move the whole resampler, eye included; the trained part alone would leave the two on different devices."""
         self.resampler.to(device)
         return self
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens each text has; more than ``text_length`` are cut."""
+        return self.resampler.count_tokens(texts)
 
     def features(
         self, images: Sequence[Image.Image], texts: Sequence[str], layers: Sequence[str] | None = None

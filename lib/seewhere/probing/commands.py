@@ -16,6 +16,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     from seewhere.probing import controls, experiments
     from seewhere.probing.adapter import load_probed
     from seewhere.probing.arms import facts_of, load_arm, save_arm
+    from seewhere.probing.lengths import readable
     from seewhere.probing.protocols import TrainableResampler
     from seewhere.probing.settings import kind_of, settings_of, sizes_of, space_of
     from seewhere.probing.tasks import load_task, with_larger_train
@@ -100,6 +102,8 @@ def run(arguments: argparse.Namespace) -> int:
         with accelerator.main_process_first():
             task = with_larger_train(replace(task, larger=larger), preset, data, progress)
     model = load_probed(arguments.resampler, bf16=arguments.bf16)
+    with redirect_stdout(sys.stderr):  # standard output is for the scores
+        task = readable(task, [model])
     begun: Any = model
     if arguments.start_arm:
         _, begun, about = load_arm(arguments.start_arm, model)

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from seewhere.probing import controls, crossed_text
 from seewhere.probing.features import cached_encodings, cached_features
@@ -43,6 +45,16 @@ def frozen_sources(
         for layer, table in tables.items():
             found.setdefault(layer, {})[split] = FrozenTokens(table)
     return found
+
+
+def frozen_outputs(
+    sources: Mapping[str, FrozenTokens], targets: Mapping[str, NDArray[np.float32]], settings: ProbeSettings
+) -> NDArray[np.float32]:
+    """Train one probe on frozen tokens, split -> source, and return its outputs on the test split, (N, outputs)."""
+    fitted = fit(
+        sources["train"], targets["train"], sources["validation"], targets["validation"], settings, progress=False
+    )
+    return predict(fitted.probe, sources["test"])
 
 
 def unfrozen_sources(

@@ -44,7 +44,12 @@ class RegionCell:
 
 def caption(expression: str, cell: int) -> str:
     """Return the caption that claims `cell` (index into ``CELLS``) for what an expression describes."""
-    return f"{expression.strip().rstrip('.').rstrip()} refers to the {CELLS[cell]} part of the image"
+    return expression.strip().rstrip(".").rstrip() + claim(CELLS[cell])
+
+
+def claim(cell: str) -> str:
+    """Return how a caption ends that claims a cell, given by its name."""
+    return f" refers to the {cell} part of the image"
 
 
 def build(

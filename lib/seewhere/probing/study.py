@@ -17,19 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import joblib
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from seewhere import storage
 from seewhere.presets import Preset
 from seewhere.probing import arms, controls, experiments
+from seewhere.probing.lengths import readable
 from seewhere.probing.micro_models import UNTRAINED
 from seewhere.probing.names import DATA, FROZEN, SHIPPED, UNFROZEN, folder_of
 from seewhere.probing.protocols import EncodedResampler, Resampler, TrainableResampler
 from seewhere.probing.settings import kind_of, settings_of, sizes_of, space_of
-from seewhere.probing.sources import FrozenTokens, GreyPictures, TrainedTokens
+from seewhere.probing.sources import GreyPictures, TrainedTokens
 from seewhere.probing.tasks import SPLITS, Task, data_hash, examples_hash, load_task, with_fewer, with_larger_train
 from seewhere.probing.training import Fitted, ProbeSettings, fit, predict
 from seewhere.probing.verdicts import Origin
@@ -89,6 +88,9 @@ class Study:
     origins: dict[str, str] = field(default_factory=dict)
     histories: dict[tuple[str, str, int], pd.DataFrame] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.tasks = {name: readable(task, self.models.values()) for name, task in self.tasks.items()}
+
     def probe_settings(self, task: str, model: Resampler, arm: str, **changes: Any) -> ProbeSettings:
         """Return the settings of one arm: what a search found, or the preset's."""
         kind = kind_of(model.name, arm)
@@ -126,7 +128,7 @@ class Study:
                 settings = self.probe_settings(task_name, model, FROZEN, layers=size, seed=seed)
                 if size > 1 and self.settings.larger_probe_rate:
                     settings = settings.changed(learning_rate=self.settings.larger_probe_rate)
-                jobs.append(joblib.delayed(_outputs)(sources[layer], targets, settings))
+                jobs.append(joblib.delayed(experiments.frozen_outputs)(sources[layer], targets, settings))
                 columns = {"resampler": model.name, "arm": FROZEN, "seed": seed, "layer": layer}
                 about.append((task, {**columns, "probe_layers": size}))
         workers = min(self.settings.workers, os.cpu_count() or 1, max(len(jobs), 1))
@@ -211,7 +213,7 @@ class Study:
         if not whole:
             settings = settings.changed(epochs=self.settings.live_unfrozen_epochs)
         elif data.larger:
-            data = with_larger_train(data, self.settings, DATA[task])
+            data = readable(with_larger_train(data, self.settings, DATA[task]), self.models.values())
         begun = self._begin(task, model, seed)
         sources = experiments.unfrozen_sources(data, begun)
         place = state_folder(data, begun, settings)
@@ -386,12 +388,3 @@ def state_folder(task: Task, model: Resampler, settings: ProbeSettings) -> Path:
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return storage.runs_home() / "unfrozen-arms" / digest[:16]
-
-
-def _outputs(
-    sources: Mapping[str, FrozenTokens], targets: Mapping[str, NDArray[np.float32]], settings: ProbeSettings
-) -> NDArray[np.float32]:
-    fitted = fit(
-        sources["train"], targets["train"], sources["validation"], targets["validation"], settings, progress=False
-    )
-    return predict(fitted.probe, sources["test"])

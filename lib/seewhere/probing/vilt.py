@@ -55,6 +55,10 @@ class Vilt:
         processor = AutoProcessor.from_pretrained(source, revision=revision, backend="pil")
         return cls(model.to(resolve_device(device, "vilt")), processor)
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens each text has; more than ``text_length`` are cut."""
+        return [len(ids) for ids in self.processor.tokenizer(list(texts), verbose=False)["input_ids"]]
+
     def forward(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
         """Return the pooled token of N pairs, (N, 1, width), with gradients; pictures are resized, never cropped."""
         pictures = check_pairs(images, texts, self.name)
