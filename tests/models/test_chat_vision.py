@@ -99,6 +99,24 @@ def test_chances_are_those_of_the_models_own_forward_pass(chat: ChatVision) -> N
 
 
 @pytest.mark.parametrize("share", [None, False])
+def test_questions_that_it_would_have_answered_otherwise_are_counted(folder: Path, share: bool | None) -> None:
+    reader = ChatPixelReader.load(folder, progress=False, device="cpu", share=share, batch=2)
+    firsts = []
+    for question in QUESTIONS:
+        with torch.no_grad():
+            firsts.append(int(reader.chat.model(**reader.chat._inputs(picture(), [question])).logits[0, -1].argmax()))
+    words = reader.chat.tokenizer.convert_ids_to_tokens(firsts)
+    for options in (("0", "1"), (words[0], "0"), (words[1], words[2])):
+        if len(set(options)) < 2:
+            continue
+        begun = {way[0] for option in reader.chat._ways(options) for way in option}
+        before = reader.forced
+        reader.chat.option_chances(picture(), QUESTIONS, options)
+        assert reader.forced - before == sum(first not in begun for first in firsts)
+    assert 0 < reader.forced < 3 * len(QUESTIONS)
+
+
+@pytest.mark.parametrize("share", [None, False])
 def test_options_of_several_tokens_are_weighed_as_a_whole(
     share: bool | None, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

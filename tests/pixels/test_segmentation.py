@@ -184,6 +184,23 @@ def test_a_data_set_with_boxes_only_is_refused_and_says_what_to_do(world: Path) 
         seg.draw_references([data], 5, [0])
 
 
+def test_cells_where_a_choice_was_forced_are_counted(references: list[seg.Reference]) -> None:
+    class Chat(Knowing):
+        forced = 0
+
+        def read_mask(self, image, phrase, points):
+            self.forced += len(points) // 2
+            return super().read_mask(image, phrase, points)
+
+    table, _ = seg.predict(Chat(references), references, "chat", progress=False)
+    assert (table.forced == table.cells // 2).all() and table.forced.sum() > 0
+    plain, _ = seg.predict(Knowing(references), references, "plain", progress=False)
+    assert not plain.forced.any() and "forced (%)" not in seg.summary(plain)
+    both = seg.summary(pd.concat([table, plain])).set_index("system")["forced (%)"]
+    share = 100 * table.forced.sum() / table.cells.sum()
+    assert both.groupby(level=0).mean().to_dict() == pytest.approx({"chat": share, "plain": 0.0}, abs=0.5)
+
+
 def test_one_box_for_everything_stands_beside_the_models(references: list[seg.Reference]) -> None:
     baseline = seg.ConstantBox.of(references)
     found, _ = seg.predict(baseline, references, baseline.name, progress=False)

@@ -87,6 +87,11 @@ class ChatPixelReader:
         """Load a hub id or folder; `options` are those of `ChatVision.load`. Raises as it does."""
         return cls(ChatVision.load(source, progress=progress, **options), grid, progress)
 
+    @property
+    def forced(self) -> int:
+        """How many cells were asked so far whose own answer would have begun with neither 0 nor 1."""
+        return self.chat.forced
+
     def read_texts(self, image: Image.Image, points: np.ndarray) -> list[str]:
         """What the model writes about the colour at each point (N, 2), pixels."""
         cells = cells_of(points, image.size, self.grid).tolist()
@@ -102,6 +107,8 @@ class ChatPixelReader:
 
     def read_mask(self, image: Image.Image, phrase: str, points: np.ndarray) -> np.ndarray:
         """Probability (N,) of an answer that begins with 1, against 0, for each point (N, 2), pixels.
+
+        A choice between the two is forced where the model would say something else; ``forced`` counts those.
 
         Raises:
             ValueError: an empty phrase, or points outside of the picture.

@@ -64,7 +64,7 @@ class ChatVision:
             )
         self.model, self.processor, self.name = model.eval(), processor, name
         self.batch, self.share, self.progress, self.budget = batch, share, progress, budget
-        self._asked_to_share = bool(share)
+        self._asked_to_share, self.forced = bool(share), 0
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token_id is None:
@@ -118,7 +118,8 @@ class ChatVision:
         """Probabilities (N, options) that an answer begins with each option, normalised over the options.
 
         An option counts as the tokenizer writes it behind the chat's last words, with a space before it and without,
-        in one token or in several (Llama's writes a digit behind a space in two).
+        in one token or in several (Llama's writes a digit behind a space in two). Where the model's own answer would
+        begin with none of them, what it gives them still ranks them; such questions are counted in ``forced``.
 
         Raises:
             ValueError: options that are written alike, or that melt into the words before the answer.
@@ -140,6 +141,8 @@ class ChatVision:
                 ).logsumexp(0)
                 for found in ways
             ]
+            begun = torch.tensor(sorted({way[0] for found in ways for way in found}), device=logs[()].device)
+            self.forced += int((~torch.isin(logs[()].argmax(-1), begun)).sum())
             chances[chunk] = torch.stack(columns, dim=1).cpu().double().softmax(1)
         return chances
 

@@ -182,16 +182,20 @@ def predict(
     Returns:
         Columns: system, seed, data, box ("found" or "true"), expression_id, image_id, text, label, words, area (share
         of the image), x1, y1, x2, y2 (NaN: no box), box_iou (NaN: no box), hit (IoU > 0.5), intersection, union, iou,
-        ceiling_intersection, ceiling_union, cells (asked).
+        ceiling_intersection, ceiling_union, cells (asked), forced (of these: where a chat model would by itself have
+        said neither 0 nor 1).
     """
     found: list[Segmentation] = []
+    forced: list[int] = []
     bar = tqdm(references, desc=system, unit="reference", disable=not progress or len(references) < 2, leave=False)
     for item in bar:
         given = np.array(item.expression.region.box) if true_box else None
+        before = getattr(model, "forced", 0)
         found.append(segment(model, item.expression.image.open(), item.expression.text, given))
+        forced.append(getattr(model, "forced", 0) - before)
     rows = [_row(item, said, threshold) for item, said in zip(references, found, strict=True)]
     about = {"system": system, "seed": seed, "box": "true" if true_box else "found"}
-    return pd.DataFrame(rows).assign(**about), found
+    return pd.DataFrame(rows).assign(forced=forced, **about), found
 
 
 def _row(item: Reference, said: Segmentation, threshold: float) -> dict[str, Any]:
@@ -287,8 +291,11 @@ def boxes_gain(first: pd.DataFrame, second: pd.DataFrame) -> metrics.Interval:
 
 
 def summary(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """One row per system, data set and kind of box: cIoU, mean IoU, P@1 of the box, in percent; n; answers lost."""
-    rows = []
+    """One row per system, data set and kind of box: cIoU, mean IoU, P@1 of the box, in percent; n; answers lost.
+
+    Where a chat model was asked, "forced (%)" says in how many of the cells it would have said neither 0 nor 1.
+    """
+    rows: list[dict[str, Any]] = []
     for (system, data, box), part in table.groupby(["system", "data", "box"], sort=False):
         whole = cumulative(part, seed)
         ceiling = 100 * metrics.cumulative_iou(part.ceiling_intersection, part.ceiling_union)
@@ -307,6 +314,8 @@ def summary(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
                 "n": len(part),
             }
         )
+        if "forced" in table and table.forced.any():
+            rows[-1]["forced (%)"] = 100 * part.forced.sum() / max(part.cells.sum(), 1)
     return pd.DataFrame(rows).round(1)
 
 
