@@ -1,6 +1,8 @@
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pandas as pd
@@ -82,6 +84,34 @@ def test_a_failed_rerun_does_not_replace_a_finished_run(make_notebook: Maker, ho
     assert (second.folder / "notebook.ipynb").is_file()
     flag.unlink()
     assert runs.execute(path, progress=False).folder == first.folder
+
+
+def test_a_run_that_another_process_finished_meanwhile_stays(
+    tiny: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    papermill, running, nested = runs._papermill, [], []
+
+    def slow(*arguments: Any) -> Any:
+        if running:
+            return papermill(*arguments)
+        running.append(True)
+        nested.append(runs.execute(tiny, progress=False))
+        return {"cell": 1, "source": "", "type": "RuntimeError", "message": "out of memory"}
+
+    monkeypatch.setattr(runs, "_papermill", slow)
+    failed = runs.execute(tiny, progress=False)
+    assert (failed.state, nested[0].state) == ("failed", "done") and failed.folder != nested[0].folder
+    assert runs.status(nested[0].folder)["state"] == "done"
+
+
+def test_folders_that_others_are_building_are_not_hashed(tmp_path: Path, home: Path) -> None:
+    for name in ("world", ".world.partial-host-1-x"):
+        (storage.data_home() / name).mkdir(parents=True)
+        (storage.data_home() / name / "manifest.json").write_text("{}")
+    (storage.data_home() / "gone").mkdir()
+    (storage.data_home() / "gone" / "manifest.json").symlink_to(tmp_path / "nowhere")
+    runs._write_hashes(tmp_path)
+    assert list(storage.read_json(tmp_path / "hashes.json")["data"]) == [os.path.join("world", "manifest.json")]
 
 
 def test_unknown_parameters_start_nothing(tiny: Path, home: Path) -> None:

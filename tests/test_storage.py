@@ -170,3 +170,9 @@ def test_a_killed_process_leaves_nothing_that_looks_complete(tmp_path):
     with storage.atomic_directory(target) as folder:
         (folder / "a.txt").write_text("whole")
     assert list(tmp_path.iterdir()) == [target] and (target / "a.txt").read_text() == "whole"
+
+
+def test_where_signals_are_not_those_of_unix_none_asks_whether_a_process_lives(monkeypatch):
+    monkeypatch.setattr(storage.os, "name", "nt")
+    monkeypatch.setattr(storage.os, "kill", lambda *_: pytest.fail("signal 0 is Ctrl+C there"))
+    assert storage._alive(2**30)

@@ -11,7 +11,15 @@ from seewhere import training
 from seewhere.training import Sample, TrainingSettings, answer_loss, collate, pack
 from tiny_models import tiny_llama
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MixtralConfig
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    Phi3Config,
+    TrainingArguments,
+)
 
 
 def tiny(attention: str = "sdpa", tied: bool = False) -> LlamaForCausalLM:
@@ -287,3 +295,34 @@ def test_lora_counts_of_the_paper() -> None:
         warnings.simplefilter("ignore")
         counts = [training.count_trainable(training.add_lora(meta_model(config))) for config in (llama, mixtral)]
     assert counts == [352_485_376, 113_672_192]
+
+
+def test_layers_under_other_names_are_adapted_too(capsys: pytest.CaptureFixture[str]) -> None:
+    gpt2 = GPT2Config(vocab_size=40, n_embd=16, n_layer=1, n_head=2, n_positions=16)
+    phi = Phi3Config(vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+                     num_key_value_heads=2, pad_token_id=0)  # fmt: skip
+    blocks = tuple(name for name in training.LORA_TARGETS if name != "lm_head")
+    expected = [
+        (gpt2, training.LORA_TARGETS, {"c_attn", "c_proj", "c_fc", "lm_head"}),
+        (gpt2, blocks, {"c_attn", "c_proj", "c_fc"}),
+        (phi, training.LORA_TARGETS, {"qkv_proj", "o_proj", "gate_up_proj", "down_proj", "lm_head"}),
+    ]
+    for config, targets, names in expected:
+        model = training.add_lora(AutoModelForCausalLM.from_config(config), 2, targets=targets)
+        adapted = {
+            name.split(".lora_A")[0].rpartition(".")[2] for name, _ in model.named_parameters() if "lora_A" in name
+        }
+        assert adapted == names
+        assert "this model has no" in capsys.readouterr().out
+    training.add_lora(tiny(), 2)
+    assert not capsys.readouterr().out
+
+
+def test_several_gpus_of_one_process_do_not_multiply_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(arguments: TrainingArguments) -> torch.device:
+        arguments._n_gpu = 4
+        return torch.device("cpu")
+
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", property(found))
+    made = training._arguments(tmp_path, TrainingSettings(rows_per_step=2), False)
+    assert made.train_batch_size == 2 and made.n_gpu == 1

@@ -18,7 +18,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -167,7 +167,6 @@ def execute(
     checked = parameters.check(source, values or {})
     target = run_folder(source, checked, out)
     started, clock = datetime.now(UTC), time.monotonic()
-    earlier = status(target) or {}
     aside = target.with_name(f"{target.name}-failed")
     try:
         with storage.atomic_directory(target, overwrite=True) as folder:
@@ -183,7 +182,7 @@ def execute(
                 **({"error": error} if error else {}),
             }
             storage.atomic_write_json(folder / "status.json", told)
-            if error and earlier.get("state") == DONE:
+            if error and (status(target) or {}).get("state") == DONE:  # perhaps by another process, meanwhile
                 with storage.atomic_directory(aside, overwrite=True) as other:
                     shutil.copytree(folder, other, dirs_exist_ok=True)
                 raise _EarlierRunStaysError
@@ -218,7 +217,14 @@ def _write_hashes(folder: Path) -> None:
     package = Path(seewhere.__file__).parent
     weights = {str(path.relative_to(package)): storage.hash_file(path) for path in package.rglob("*.safetensors")}
     home = storage.data_home()
-    data = {str(path.relative_to(home)): storage.hash_file(path) for path in home.glob("**/manifest.json")}
+    data = {}
+    for place, folders, files in os.walk(home):
+        # What another process builds or removes just now has a name with a dot, and may be gone any moment.
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        path = Path(place) / "manifest.json"
+        if path.name in files:
+            with suppress(FileNotFoundError):
+                data[str(path.relative_to(home))] = storage.hash_file(path)
     recorded = folder / "hashes.json"
     told = storage.read_json(recorded) if recorded.exists() else {}
     hashes = {"weights": weights | told.get("weights", {}), "data": data | told.get("data", {})}

@@ -219,6 +219,8 @@ def _remove_stale(target: Path) -> None:
 
 
 def _alive(process_id: int) -> bool:
+    if os.name == "nt":  # there, signal 0 is Ctrl+C; what cannot be known is left alone
+        return True
     try:
         os.kill(process_id, 0)
     except ProcessLookupError:

@@ -193,7 +193,7 @@ def _prepare(folder: Path, rows: Sequence[Row], settings: TrainingSettings, resu
 
 
 def _arguments(folder: Path, settings: TrainingSettings, progress: bool) -> TrainingArguments:
-    return TrainingArguments(
+    made = TrainingArguments(
         output_dir=str(folder),
         learning_rate=settings.learning_rate,
         num_train_epochs=settings.epochs,
@@ -215,6 +215,11 @@ def _arguments(folder: Path, settings: TrainingSettings, progress: bool) -> Trai
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    # One process with several GPUs would scatter each batch over them and multiply its size: the answers' positions do
+    # not scatter, and `rows_per_step` must mean what it says. Several GPUs are for `accelerate launch`.
+    _ = made.device
+    made._n_gpu = min(made._n_gpu, 1)
+    return made
 
 
 class _Rows(torch.utils.data.Dataset[Row]):

@@ -58,6 +58,25 @@ def test_real_talk2car(real_data):
     assert (frame["x2"] <= 1600).all() and (frame["y2"] <= 900).all() and (frame["area"] > 0).all()
     assert dataset.expressions[0].text == "once the light turns green, turn left behind the silver car"
     assert len(dataset.categories) == 23  # nuScenes' own, none unknown
+    assert (len(dataset.images), len(dataset.regions)) == (878, 915)  # frames and objects are asked about repeatedly
+
+
+@pytest.mark.filterwarnings("ignore:talk2car")
+def test_commands_about_one_frame_share_its_image(tmp_path):
+    write_talk2car(tmp_path)
+    content = json.loads((tmp_path / "val_commands.json").read_text())
+    (first,) = content["commands"]
+    tokens = [("s1", "b1"), ("s1", "b1"), ("s1", "b2"), ("s2", "b1")]
+    content["commands"] = [
+        {**first, "t2c_img": f"img_val_{n}.jpg", "sample_token": s, "box_token": b, "command": f"number {n}"}
+        for n, (s, b) in enumerate(tokens)
+    ]
+    (tmp_path / "val_commands.json").write_text(json.dumps(content))
+    dataset = load("talk2car", "val", tmp_path)
+    assert [e.image.image_id for e in dataset.expressions] == [0, 0, 0, 3]
+    assert [e.region.region_id for e in dataset.expressions] == [0, 0, 2, 3] and len(dataset.regions) == 3
+    assert [e.image.path.name for e in dataset.expressions] == ["img_val_0.jpg"] * 3 + ["img_val_3.jpg"]
+    assert [e.text for e in dataset.expressions] == [f"number {n}" for n in range(4)]
 
 
 @pytest.mark.parametrize("layout", ["parquet", "parquet in data", "json", "json of all splits"])

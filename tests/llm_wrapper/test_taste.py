@@ -61,6 +61,23 @@ def test_a_training_here_is_kept_found_again_and_named_by_what_it_depends_on(
     assert len(places) == 4 and kept[0] in places
 
 
+def test_a_hub_model_is_known_by_its_revision_before_its_first_training(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[str] = []
+    monkeypatch.setattr(taste.AutoConfig, "from_pretrained", lambda source: fetched.append(source))
+    told = {True: "revision 12", False: "unknown"}
+    monkeypatch.setattr(taste.provenance, "weight_hash", lambda source: told[source in fetched])
+    places = [taste.training_folder("org/model", SMOKE, 0, taste.Source()) for _ in range(2)]
+    assert places[0] == places[1] and fetched
+
+    def offline(source: str) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(taste.AutoConfig, "from_pretrained", offline)
+    assert taste.training_folder("org/other", SMOKE, 0, taste.Source())  # the loader will tell
+
+
 def test_a_training_that_was_killed_before_its_end_is_not_taken_for_one(folder: Path, home: Path) -> None:
     place = taste.training_folder(str(folder), SMOKE, 0, taste.Source())
     (place / "adapter").mkdir(parents=True)  # torn: weights were about to be written

@@ -127,6 +127,15 @@ def test_a_list_beyond_the_context_is_left_to_the_detector_and_counted() -> None
     assert wrapper.TOO_LONG in wrapper.STATUSES and wrapper.TOO_LONG not in wrapper.ASKED
 
 
+def test_a_served_model_that_names_no_candidate_leaves_the_choice_to_the_detector() -> None:
+    class Rambling(Scripted):
+        def choose(self, prompts: Sequence[list], options: Sequence[Sequence[str]]) -> list[np.ndarray]:
+            return [np.full(len(listed), np.nan) for listed in options]
+
+    (found,) = LLMWrapper(Rambling("0")).answer([SIZE], ["dog"], [row(3, top=2)])
+    assert (found.status, found.index) == (wrapper.NO_INTEGER, 2) and found.probabilities.tolist() == [0, 0, 1]
+
+
 def test_three_hundred_candidates_are_more_than_the_micro_language_model_reads() -> None:
     model = load_language_model("micro", progress=False)
     crowd = LLMWrapper(model, "percent")

@@ -54,6 +54,15 @@ def test_options_that_one_token_cannot_tell_apart_share(server: Server) -> None:
     np.testing.assert_allclose(found, [0.4, 0.3, 0.3])
 
 
+def test_a_first_token_that_is_no_option_is_no_choice(server: Server) -> None:
+    server.alternatives = [("<think>", 0.99), ("The", 0.01)]
+    model = client(server)
+    assert model.choose([chat()], [["0", "1", "2"]])[0].tolist() == [0, 0, 1], "its whole answer names one"
+    server.text = "<think> Well,"
+    assert np.isnan(model.choose([chat()], [["0", "1", "2"]])[0]).all()
+    assert (model.unusable, model.asked, model.method) == (1, 2, "auto")
+
+
 @pytest.mark.parametrize("refuses", [True, False])
 def test_completions_where_there_are_no_log_probabilities(server: Server, refuses: bool) -> None:
     server.refuse_logprobs = refuses
@@ -61,7 +70,7 @@ def test_completions_where_there_are_no_log_probabilities(server: Server, refuse
     found = model.choose([chat()] * 3, [["0", "1", "2"]] * 3)
     assert all(p.tolist() == [0, 0, 1] for p in found)
     server.text = "I cannot tell."
-    np.testing.assert_allclose(model.choose([chat()], [["0", "1"]])[0], 0.5)
+    assert np.isnan(model.choose([chat()], [["0", "1"]])[0]).all()
     assert (model.unusable, model.asked) == (1, 4)
     assert sum("logprobs" in request for request in server.requests) == 1, "the method is settled once"
     with pytest.raises(EndpointError):

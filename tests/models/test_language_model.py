@@ -7,11 +7,12 @@ import pytest
 import torch
 from seewhere import storage, training
 from seewhere.models import language_model
+from seewhere.models.adapters import check_four_bit
 from seewhere.models.language_model import HubLanguageModel, PromptTooLong, load_language_model
 from seewhere.models.protocols import LanguageModel
 from tiny_models import tiny_llama
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, MixtralConfig, PreTrainedTokenizerFast
 
 # The answer follows a space, as in the Llama-2 and Mistral families.
 SPACED = (
@@ -24,20 +25,30 @@ LINES = (
 )
 
 
+# As Qwen3's: a thought before every answer, an empty one where none is wanted.
+THINKING = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}<assistant><think></think>{{ m.content }}<end>"
+    "{% else %}<user>{{ m.content }}<end>{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}{% endif %}"
+)
+# As SmolLM3's and Llama 3.2's.
+DATED = "{{ strftime_now('%d %b %Y') }} " + LINES
+
+
 def byte_tokenizer(template: str | None = LINES) -> PreTrainedTokenizerFast:
     """One token per byte, and the marks of the chat templates."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
-    core.add_special_tokens(["<end>", "<user>", "<assistant>", "<turn>", "<text-end>"])
+    core.add_special_tokens(["<end>", "<user>", "<assistant>", "<turn>", "<text-end>", "<think>", "</think>"])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<text-end>")
     tokenizer.chat_template = template
     return tokenizer
 
 
 def tiny_model(tied: bool = False) -> LlamaForCausalLM:
-    return tiny_llama(264, tie_word_embeddings=tied, bos_token_id=None, eos_token_id=260).eval()
+    return tiny_llama(266, tie_word_embeddings=tied, bos_token_id=None, eos_token_id=260).eval()
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +101,14 @@ def test_logits_of_a_batch_equal_those_of_one_prompt(folder: Path) -> None:
     model = HubLanguageModel.load(folder, device="cpu")
     prompts = [chat("x" * n) for n in (1, 30, 4)]
     together = model.logits(prompts)
-    assert together.shape == (3, 264)
+    assert together.shape == (3, 266)
     for row, prompt in zip(together, prompts, strict=True):
         torch.testing.assert_close(row, model.logits([prompt])[0], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("template", "answer", "end"), [(LINES, "12", "<end>"), (SPACED, " 12", "<end>"), (None, "12", "<text-end>")]
+    ("template", "answer", "end"),
+    [(LINES, "12", "<end>"), (SPACED, " 12", "<end>"), (THINKING, "12", "<end>"), (None, "12", "<text-end>")],
 )
 def test_answers_are_tokenised_as_the_template_writes_them(template: str | None, answer: str, end: str) -> None:
     tokenizer = byte_tokenizer(template)
@@ -105,6 +117,18 @@ def test_answers_are_tokenised_as_the_template_writes_them(template: str | None,
     assert model.end_token == tokenizer.convert_tokens_to_ids(end)
     with pytest.raises(ValueError, match="no tokens"):
         HubLanguageModel(tiny_model(), byte_tokenizer(), "tiny").answer_tokens("")
+
+
+def test_what_a_template_writes_before_an_answer_does_not_end_it() -> None:
+    always = THINKING.replace("enable_thinking is defined and enable_thinking is false", "false")
+    tokenizer = byte_tokenizer(always)
+    model = HubLanguageModel(tiny_model(), tokenizer, "tiny")
+    assert model.end_token == tokenizer.convert_tokens_to_ids("<end>")
+
+
+def test_a_prompt_is_the_same_tomorrow() -> None:
+    rendered = HubLanguageModel(tiny_model(), byte_tokenizer(DATED), "tiny").render(chat("which dog?"))
+    assert rendered.startswith("26 Jul 2024 <user>which dog?")
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -148,6 +172,14 @@ def test_device_and_number_format_come_with_a_reason(monkeypatch: pytest.MonkeyP
 def test_four_bit_says_what_is_missing() -> None:
     with pytest.raises(ValueError, match="CUDA GPU"):
         language_model.four_bit_settings(torch.device("cpu"))
+
+
+def test_experts_that_four_bits_would_leave_alone_are_refused(folder: Path, tmp_path: Path) -> None:
+    check_four_bit(folder)
+    sizes = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    MixtralConfig(**sizes, intermediate_size=64, num_key_value_heads=2, num_local_experts=8).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"billion weights are experts kept in one tensor.*without experts"):
+        check_four_bit(tmp_path)
 
 
 def test_what_does_not_fit_the_context_is_told_before_and_refused(folder: Path) -> None:

@@ -16,6 +16,8 @@ from seewhere.models.grammar import AnswerGrammar
 from seewhere.models.shared_prefix import PrefixEngine
 from seewhere.training import add_lora
 from transformers import (
+    BartConfig,
+    BartForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
@@ -28,6 +30,8 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MptConfig,
+    MptForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
@@ -267,6 +271,46 @@ def test_a_window_that_ends_within_the_answer_is_kept(window: int, shared: bool)
             do_sample=False,
         )
         assert tuple(out[0, start:].tolist()) == tuple(grammar.tokens_of(values))
+
+
+@pytest.mark.parametrize("family", ["mpt", "bart", "window"])
+def test_padding_does_not_count_as_distance(family: str) -> None:
+    """Positions from the mask or the cache, and windows that end within the text: questions of unequal length."""
+    torch.manual_seed(0)
+    common = {"vocab_size": VOCABULARY, "d_model": 32, "initializer_range": 0.4, "eos_token_id": END}
+    model: Any = {
+        "mpt": lambda: MptForCausalLM(MptConfig(**common, n_heads=4, n_layers=2, max_seq_len=256)),
+        "bart": lambda: BartForCausalLM(
+            BartConfig(**common, init_std=0.4, decoder_layers=2, decoder_attention_heads=4, decoder_ffn_dim=48,
+                       max_position_embeddings=256, is_decoder=True, forced_eos_token_id=None)
+        ),
+        "window": lambda: MistralForCausalLM(
+            MistralConfig(**{**SMALL, "num_key_value_heads": 2, "initializer_range": 0.4, "sliding_window": 32})
+        ),
+    }[family]().eval()  # fmt: skip
+    prefix = torch.randint(6, 90, (24,)).tolist()
+    questions = [torch.randint(6, 90, (length,)).tolist() for length in (3, 9, 5, 12, 4)]
+    engine = PrefixEngine(model, attention="rows")
+    options = [(8, 9), (8, 7, 9), (9,)]
+    found = engine.score(engine.read(prefix), questions, options)
+    for question, row in zip(questions, found, strict=True):
+        logs = []
+        for option in options:
+            whole = torch.tensor([[*prefix, *question, *option]])
+            with torch.no_grad():
+                steps = model(input_ids=whole, use_cache=False).logits[0].double().log_softmax(-1)
+            logs.append(sum(steps[-len(option) - 1 + i, token] for i, token in enumerate(option)))
+        np.testing.assert_allclose(row, torch.stack(logs).softmax(0), atol=1e-4)
+
+
+def test_layers_of_unlike_width_are_counted_by_the_widest() -> None:
+    model = make("llama")
+    engine = PrefixEngine(model)
+    prefix = engine.read(embedded_prefix())
+    expected = engine.row_bytes(prefix, 4, 2, 8)
+    # Not every configuration lets itself be changed so; Gemma 3n's does.
+    model.config.__dict__["intermediate_size"] = [8, model.config.intermediate_size, 16]
+    assert engine.row_bytes(prefix, 4, 2, 8) == expected
 
 
 def test_what_cannot_be_asked_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -255,6 +256,24 @@ def test_a_phrase_brings_box_mask_and_iou_and_the_threshold_moves_it(dataset: Sm
     assert "&lt;green thing&gt;" in page.report.value and len(segmenting.asked) == 2
     page.next.click()
     assert len(segmenting.asked) == 3
+
+
+def test_an_answer_that_fails_does_not_leave_the_last_one_standing(dataset: SmallDataset) -> None:
+    segmenting = Segmenting(dataset)
+
+    def failing(image: Image.Image, phrase: str) -> Any:
+        if phrase == "blue":
+            raise RuntimeError("out of memory")
+        return segmenting(image, phrase)
+
+    page = MaskAsker(failing, with_masks(dataset))
+    assert page.found is not None
+    with pytest.raises(RuntimeError):
+        page.typed.value = "blue"
+    page.threshold.value = 0.7
+    assert page.found is None and "no answer" in page.report.value and "IoU" not in page.report.value
+    page.typed.value = "the green thing"
+    assert page.found is not None and "green thing" in page.report.value
 
 
 def test_a_typed_phrase_has_no_truth_and_a_model_may_name_no_box(dataset: SmallDataset) -> None:

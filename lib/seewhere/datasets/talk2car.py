@@ -71,7 +71,10 @@ def read_commands(path: Path) -> list[dict[str, Any]]:
 
 
 def load_talk2car(split: str, root: Path, images: Path | None = None) -> ReferringDataset:
-    """Read one split ("train", "val", "test"). Every command's image holds one known region: the one meant.
+    """Read one split ("train", "val", "test").
+
+    The release brings a picture for every command, but several commands may be about one camera frame, and one object:
+    those share an image and a region here (the first command's), for they are no independent samples.
 
     Raises:
         DataError: missing or broken file, boxes in another convention.
@@ -88,15 +91,20 @@ def load_talk2car(split: str, root: Path, images: Path | None = None) -> Referri
     found: dict[int, ImageRecord] = {}
     regions: dict[int, Region] = {}
     expressions: list[Expression] = []
+    frames: dict[Any, int] = {}
+    objects: dict[Any, int] = {}
     for place, (item, box) in enumerate(zip(commands, to_xyxy(written, "xywh").tolist(), strict=True)):
         label = str(item.get("obj_name", "object"))
         category = numbers.setdefault(label, len(numbers) + 1)
-        # One image per command in the release (t2c_img), even where two commands look at the same moment.
-        found[place] = ImageRecord(place, finder.find(str(item["t2c_img"])), *IMAGE_SIZE)
-        regions[place] = Region(place, place, (box[0], box[1], box[2], box[3]), label, category)
+        frame = frames.setdefault(item.get("sample_token", place), place)
+        meant = objects.setdefault((frame, item.get("box_token", place), *box), place)
+        if frame not in found:
+            found[frame] = ImageRecord(frame, finder.find(str(item["t2c_img"])), *IMAGE_SIZE)
+        if meant not in regions:
+            regions[meant] = Region(meant, frame, (box[0], box[1], box[2], box[3]), label, category)
         meta = {key: item[key] for key in _TOKENS if key in item}
         expressions.append(
-            Expression(place, found[place], regions[place], str(item["command"]), split, "command", meta)
+            Expression(place, found[frame], regions[meant], str(item["command"]), split, "command", meta)
         )
     warn_missing(f"talk2car {split}", [image.path for image in found.values()], finder.folders)
     categories = {number: name for name, number in numbers.items()}

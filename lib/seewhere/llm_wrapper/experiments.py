@@ -27,6 +27,7 @@ from seewhere.records import Expression
 ANNOTATIONS = "annotations"  # stands for a data set's own boxes in place of a detector
 OWN, LABEL_MATCH, AT_RANDOM = "the detector's own choice", "label match", "at random"
 FINE_TUNED, ZERO_SHOT, AS_SERVED = "fine-tuned", "zero-shot", "as served"
+OPENED = 512  # expressions whose pictures are in memory together
 SHOWN = {"micro": "micro-lm"}  # "micro" alone is a detector
 WORD_BINS = [0, 3, 6, 10, 1000]
 WORD_NAMES = ["1-3", "4-6", "7-10", "11+"]
@@ -51,10 +52,17 @@ def system(detector: str, llm: str = "", training: str = FINE_TUNED, free: bool 
 
 
 def detect(grounder: Grounder, expressions: Sequence[Expression]) -> list[Detections]:
-    """Return the grounder's candidates for each expression; an image asked about several times is opened once."""
-    pictures = {e.image.image_id: e.image for e in expressions}
-    opened = {number: image.open() for number, image in pictures.items()}
-    return grounder.ground([opened[e.image.image_id] for e in expressions], [e.text for e in expressions])
+    """Return the grounder's candidates for each expression.
+
+    Pictures are opened for `OPENED` expressions at a time, each once: those of a training split would fill the memory.
+    """
+    found: list[Detections] = []
+    for start in range(0, len(expressions), OPENED):
+        part = expressions[start : start + OPENED]
+        pictures = {e.image.image_id: e.image for e in part}
+        opened = {number: image.open() for number, image in pictures.items()}
+        found += grounder.ground([opened[e.image.image_id] for e in part], [e.text for e in part])
+    return found
 
 
 def _row(expression: Expression, candidates: Detections, index: int, system: str, status: str) -> dict[str, Any]:

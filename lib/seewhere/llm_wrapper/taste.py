@@ -17,12 +17,14 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from filelock import FileLock
+from transformers import AutoConfig
 
 import seewhere
 from seewhere import storage, training
@@ -175,10 +177,15 @@ def train_here(language_model: str, settings: Preset, seed: int = 0, source: Sou
 
 def training_folder(language_model: str, settings: Preset, seed: int, source: Source) -> Path:
     """Return where a training is kept: another setting, seed, base, data set or detector, another folder."""
+    base = source_of(language_model)
+    if not Path(base).is_dir():
+        # A hub model is known by its revision, which is not told before the first file of it is here.
+        with suppress(OSError, ValueError):  # the loader tells what is wrong
+            AutoConfig.from_pretrained(base)
     facts = {
         "settings": {name: settings[name] for name in LEARNT},
         "seed": seed,
-        "base": provenance.weight_hash(source_of(language_model)),
+        "base": provenance.weight_hash(base),
         "language model": language_model,
         "format": quick_dtype(),
         "boxes": source.detector,

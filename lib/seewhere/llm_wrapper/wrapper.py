@@ -171,8 +171,9 @@ class LLMWrapper:
             candidates: N candidate lists, boxes in pixels of the original image, xyxy.
 
         Returns:
-            N answers; status is never "no integer" or "out of range". Where a prompt is longer than the language model
-            can read, the answer is the detector's own, with the status "too long".
+            N answers; status is never "out of range", and "no integer" only where a served model names no candidate.
+            Then, and where a prompt is longer than the language model can read ("too long"), the answer is the
+            detector's own.
 
         Raises:
             ValueError: lists of different lengths, or an empty phrase.
@@ -182,7 +183,11 @@ class LLMWrapper:
         turns = [prompts.messages(answers[i].prompt) for i in asked]
         found = self.language_model.choose(turns, options) if asked else []
         for i, probabilities in zip(asked, found, strict=True):
-            answers[i] = Answer(int(np.argmax(probabilities)), probabilities, answers[i].prompt, CHOSEN)
+            if np.isnan(probabilities).any():
+                own = int(candidates[i].metadata.get("top", -1))
+                answers[i] = Answer(own, _one_hot(own, len(probabilities)), answers[i].prompt, NO_INTEGER)
+            else:
+                answers[i] = Answer(int(np.argmax(probabilities)), probabilities, answers[i].prompt, CHOSEN)
         return answers
 
     def answer_freely(

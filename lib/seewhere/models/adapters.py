@@ -59,3 +59,29 @@ def four_bit_settings(device: torch.device) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
+
+
+def check_four_bit(source: str | Path) -> None:
+    """Refuse a model that would hardly be smaller in four bits.
+
+    Only linear layers are packed. Mixtures of experts keep theirs as one tensor of three dimensions (Mixtral's are 45
+    of 47 billion weights), which stays in 16 bits, and would be widened to 32 for training.
+
+    Raises:
+        ValueError: more than half of the weights are in neither linear layers nor embeddings.
+        OSError: nothing there.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source))
+    plain = (torch.nn.Linear, torch.nn.Embedding)
+    known = {id(layer.weight): layer.weight.numel() for layer in model.modules() if isinstance(layer, plain)}
+    total = sum(parameter.numel() for parameter in model.parameters())
+    left = total - sum(known.values())
+    if left > total / 2:
+        raise ValueError(
+            f"{source}: {left / 1e9:.1f} of {total / 1e9:.1f} billion weights are experts kept in one tensor, which a "
+            f"4-bit base leaves in 16 bits ({2 * left / 1e9:.0f} GB). Choose a model without experts, or load it "
+            "without four_bit where it fits."
+        )

@@ -7,8 +7,9 @@ Two ways to answer a closed question over such an interface:
   not among the alternatives, cannot be told apart by one token; the mass that is left over bounds it from above, and
   it gets at most that (see `_from_alternatives`).
 * ``"completion"``: one free completion per prompt, parsed by the first run of characters that is an option; all
-  probability goes to it. An unusable completion gives equal probabilities over the options and is counted in
-  `unusable`. This is the fall-back of servers that give no log-probabilities.
+  probability goes to it. A completion that names no option gives not-a-number for all of them and is counted in
+  `unusable`. This is the fall-back of servers that give no log-probabilities, and for single questions of which no
+  alternative begins an option: a model that thinks aloud first, or answers in a sentence.
 
 ``"auto"`` tries the first and falls back to the second where the server does not support it, and says so once.
 """
@@ -95,6 +96,8 @@ class EndpointLanguageModel:
     def choose(self, prompts: Sequence[list[Message]], options: Sequence[Sequence[str]]) -> list[np.ndarray]:
         """Probabilities over each prompt's options (see the module's text for how far they are exact).
 
+        They are not-a-number where the model names none of the options.
+
         Raises:
             ValueError: for a prompt without options or with one twice.
             EndpointError: if the server fails after all retries, or has no log-probabilities and ``"logprobs"`` was
@@ -124,7 +127,8 @@ class EndpointLanguageModel:
         if self.method != "completion":
             alternatives = self._first_token(messages)
             if alternatives:
-                return _from_alternatives(alternatives, options)
+                found = _from_alternatives(alternatives, options)
+                return self._from_completion(messages, options) if found is None else found
             if self.method == "logprobs":
                 raise EndpointError(
                     f"{self.address} gave no top_logprobs for {self.name}; use method='completion' for this server"
@@ -151,7 +155,7 @@ class EndpointLanguageModel:
         chosen = parse_option(text, options)
         if chosen is None:
             self.unusable += 1
-            return np.full(len(options), 1 / len(options))
+            return np.full(len(options), np.nan)
         return np.eye(len(options))[chosen]
 
     def _complete(self, messages: list[Message], max_new_tokens: int) -> str:
@@ -232,8 +236,8 @@ def _word(option: str) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w){re.escape(option)}(?!\w)", re.IGNORECASE)
 
 
-def _from_alternatives(alternatives: list[tuple[str, float]], options: Sequence[str]) -> np.ndarray:
-    """Probabilities from the first token's alternatives.
+def _from_alternatives(alternatives: list[tuple[str, float]], options: Sequence[str]) -> np.ndarray | None:
+    """Probabilities from the first token's alternatives; None where no alternative begins an option.
 
     An alternative counts for the options whose text begins with it (spaces aside). Where several do ("1" for "1",
     "10" and "11"), one token cannot tell them apart and they share its probability equally. Options under no
@@ -248,9 +252,10 @@ def _from_alternatives(alternatives: list[tuple[str, float]], options: Sequence[
         matching = [i for i, option in enumerate(options) if text and option.startswith(text)]
         for i in matching:
             weights[i] += probability / len(matching)
+    if not weights.any():
+        return None
     unseen = np.flatnonzero(weights == 0)
     if len(unseen):
         least = min(math.exp(value) for _, value in alternatives)
         weights[unseen] = min(least, max(1.0 - listed, 0.0) / len(unseen))
-    total = weights.sum()
-    return weights / total if total > 0 else np.full(len(options), 1 / len(options))
+    return weights / weights.sum()

@@ -9,6 +9,7 @@ line break between the two, and an answer tokenised without it is not what the m
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from seewhere.models import choose as engine
 from seewhere.models import provenance
-from seewhere.models.adapters import WEIGHTS, adapter_source, add_adapter, four_bit_settings
+from seewhere.models.adapters import WEIGHTS, adapter_source, add_adapter, check_four_bit, four_bit_settings
 from seewhere.models.endpoint import EndpointLanguageModel
 from seewhere.models.packed_folders import plain
 from seewhere.models.protocols import LanguageModel, Message
@@ -27,6 +28,10 @@ from seewhere.models.provenance import is_address
 from seewhere.models.smollm2 import smollm2_folder
 
 MICRO_FOLDER = WEIGHTS / "micro-lm"
+
+
+SAME_DAY = "{% macro strftime_now(form) %}26 Jul 2024{% endmacro %}"
+"""Some chat templates write today's date; prompts must not change overnight, nor a training in their course."""
 
 
 class PromptTooLong(ValueError):
@@ -156,6 +161,8 @@ class HubLanguageModel:
             # as fast at these sizes, and 2.6 times with the block mask of packed training rows.
             options["attn_implementation"] = "eager"
         if four_bit:
+            with suppress(OSError):  # what is not there is told below
+                check_four_bit(source)
             options |= {"quantization_config": four_bit_settings(place), "device_map": {"": place}}
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
@@ -215,9 +222,15 @@ class HubLanguageModel:
         if self.tokenizer.chat_template is None:
             prompt = "\n".join(message["content"] for message in messages) + "\n"
             return prompt if answer is None else prompt + answer + (self.tokenizer.eos_token or "")
-        if answer is None:
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return self.tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": answer}], tokenize=False)
+        whole = messages if answer is None else [*messages, {"role": "assistant", "content": answer}]
+        template = self.tokenizer.get_chat_template()
+        return self.tokenizer.apply_chat_template(
+            whole,
+            chat_template=SAME_DAY + template if "strftime_now" in template else template,
+            tokenize=False,
+            add_generation_prompt=answer is None,
+            enable_thinking=False,  # Qwen3 and others would open every answer by thinking aloud
+        )
 
     def prompt_tokens(self, prompts: Sequence[list[Message]]) -> list[list[int]]:
         """Token ids of each prompt, up to where its answer starts."""
@@ -251,7 +264,10 @@ class HubLanguageModel:
     def _find_end_token(self) -> int:
         """The token that ends an answer: the first special one the template writes after it, else end-of-text."""
         special = set(self.tokenizer.all_special_ids) | set(self.tokenizer.get_added_vocab().values())
-        found = [token for token in self._tail("0") if token in special]
+        tail = self._tail("0")
+        # What a template writes before the answer, an empty thought for example, does not end it.
+        start = next((k for k in range(len(tail)) if self.tokenizer.decode(tail[: k + 1]).endswith("0")), 0)
+        found = [token for token in tail[start:] if token in special]
         if not found and self.tokenizer.eos_token_id is None:
             raise ValueError(f"the tokenizer of {self.name} names no token that ends an answer (eos_token)")
         return found[0] if found else self.tokenizer.eos_token_id

@@ -15,6 +15,9 @@ from seewhere import storage
 
 # LLM-wrapper, appendix: every linear layer of the Llama family and the output layer.
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
+OUTPUT = "lm_head"
+ROUTERS = {"gate", "router", "shared_expert_gate"}
+"""Small layers that choose experts: no part of what the published settings train."""
 
 
 def add_lora(
@@ -27,18 +30,42 @@ def add_lora(
     """`model` with trainable LoRA adapters; the defaults are the paper's (LLM-wrapper, r 128, alpha 256).
 
     A 4-bit base is prepared for training first. Where the output layer is the input embedding (tied), LoRA on
-    ``lm_head`` changes the output only.
+    ``lm_head`` changes the output only. Layers under other names than Llama's (GPT-2's, or Phi-3's fused ones) get
+    adapters as well, with a line that says which; routers of experts get none.
+
+    Raises:
+        ValueError: a model without any such layer.
     """
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training  # slow to import
 
     if getattr(model, "is_loaded_in_4bit", False):
         model = prepare_model_for_kbit_training(model)
     settings = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), task_type="CAUSAL_LM"
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=_targets(model, targets), task_type="CAUSAL_LM"
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
+        warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")  # peft sets it right by itself
         return get_peft_model(model, settings)
+
+
+def _targets(model: Any, targets: Sequence[str]) -> list[str]:
+    """The ends of the names of the layers that get adapters."""
+    from transformers.pytorch_utils import Conv1D
+
+    output = model.get_output_embeddings()
+    linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, (torch.nn.Linear, Conv1D))}
+    found = [target for target in targets if any(f".{name}".endswith(f".{target}") for name in linear)]
+    missing, wanted = {*targets} - {*found, OUTPUT}, {target.rpartition(".")[2] for target in targets}
+    ends = {name.rpartition(".")[2] for name, layer in linear.items() if layer is not output}
+    others = sorted(ends - wanted - ROUTERS) if missing else []
+    if OUTPUT in wanted and OUTPUT not in found:
+        found += [name.rpartition(".")[2] for name, layer in linear.items() if layer is output]
+    if others:
+        print(f"LoRA on {', '.join([*found, *others])}: this model has no {', '.join(sorted(missing))}")
+    if not found and not others:
+        raise ValueError(f"{type(model).__name__} has no linear layer that LoRA could change; expected a decoder")
+    return [*found, *others]
 
 
 def count_trainable(model: Any) -> int:

@@ -26,7 +26,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 
-from seewhere.models.caches import can_share_prefixes, select_rows, shortest_window
+from seewhere.models.caches import can_share_prefixes, select_rows, shortest_window, takes_block_masks
 from seewhere.models.grammar import AnswerGrammar
 from seewhere.models.lockstep import Prefix, Rows, Walk, padded
 from seewhere.models.output_layer import answers_only, only_columns
@@ -226,6 +226,7 @@ class PrefixEngine:
         config = self.model.config.get_text_config(decoder=True)
         layers, heads, hidden = config.num_hidden_layers, config.num_attention_heads, config.hidden_size
         inner = getattr(config, "intermediate_size", None) or 4 * hidden
+        inner = max(inner) if isinstance(inner, (list, tuple)) else inner  # Gemma 3n names one for each layer
         size = self.dtype.itemsize
         # What is not full precision is widened inside norms and softmax.
         wide = 4 if size < 4 else 0
@@ -248,7 +249,8 @@ class PrefixEngine:
             while start < len(order):
                 width = len(tails[order[start]])
                 fitting = self.budget // self.row_bytes(prefix, width, longest, columns)
-                count = max(1, min(fitting, self.batch_tokens // width))
+                alone = self._alone(prefix, width, longest)
+                count = 1 if alone else max(1, min(fitting, self.batch_tokens // width))
                 yield order[start : start + count]
                 start += count
                 bar.update(min(count, len(order) - start + count))
@@ -262,6 +264,17 @@ class PrefixEngine:
         """Whether shared-prefix attention is right here: it sees all that is before, so no window may be shorter."""
         window = shortest_window(self.model)
         return self.merged and (window is None or prefix.length + width + longest <= window)
+
+    def _alone(self, prefix: Prefix, width: int, longest: int) -> bool:
+        """Whether a question must not be padded: a model may count padding as distance.
+
+        So do models that take positions from the cache or the mask, and windows that end within the text.
+        """
+        if self._merges(prefix, width, longest):
+            return False
+        window = shortest_window(self.model)
+        within = window is not None and window < prefix.length + width + longest
+        return within or not takes_block_masks(self.model)
 
     @contextmanager
     def _attention(self, merged: bool) -> Iterator[None]:

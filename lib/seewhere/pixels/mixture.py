@@ -55,8 +55,9 @@ def pictures_of_step(mixture: Mapping[str, float], pictures: int, step: int) -> 
         found[group] = math.floor((step + 1) * share + 1e-9) - math.floor(step * share + 1e-9)
         before += found[group]
     found["words"] = max(0, pictures - before)
+    largest = max(("colour", "mask"), key=lambda group: shares[group])
+    found[largest] -= max(0, before - pictures)  # both may come round in one step
     if sum(mixture.get(word, 0.0) for word in WORDS) == 0:
-        largest = max(("colour", "mask"), key=lambda group: shares[group])
         found[largest] += found["words"]
         found["words"] = 0
     return found

@@ -107,7 +107,9 @@ class PixelTraining(StepwiseTraining):
         held = 0 if settings.reading else micro_vlm.READING
         self.model.language.model.layers[:held].requires_grad_(False)
         if settings.lora_rank:
-            self.model.language = with_lora(self.model.language, settings.lora_rank, held)
+            with torch.random.fork_rng():  # adapters begin at random
+                torch.manual_seed(settings.seed)
+                self.model.language = with_lora(self.model.language, settings.lora_rank, held)
         for name, parameter in self.model.vision.named_parameters():
             # Positions are fixed by construction, and what comes after the last layer is not read.
             if "position_embedding" in name or "post_layernorm" in name or "class_embedding" in name:

@@ -83,8 +83,15 @@ class MaskAsker(PhrasePicker):
 
     def ask(self) -> None:
         """Put the phrase to the model chosen, and draw what it says."""
-        self.found = self.segments[self.model.value](self.image(), self.text) if self.text else None
-        self._draw()
+        self.found = None  # an old answer must not stand under a new phrase if this one fails
+        if self.text:
+            self.report.value = "<p>asking …</p>"
+            try:
+                self.found = self.segments[self.model.value](self.image(), self.text)
+            finally:
+                self._draw()
+        else:
+            self._draw()
 
     # --------------------------------------------------------------------------------------------------- answers
 
@@ -116,7 +123,8 @@ class MaskAsker(PhrasePicker):
     def _draw(self, _: object = None) -> None:
         image = self.image()
         if self.found is None:
-            self.report.value = "<p>Type a phrase above.</p>"
+            failed = "The model gave no answer; the log says why." if self.text else "Type a phrase above."
+            self.report.value = f"<p>{failed}</p>"
             self.picture.value = to_png(figures.enlarge(image, SIDE)[0])
             self.probabilities.layout.display = "none"
             return

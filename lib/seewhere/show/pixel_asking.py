@@ -38,7 +38,8 @@ class PointingCanvas(anywidget.AnyWidget):
 
     Places are shares 0..1 of width and height: ``x, y``, and for a drag ``x2, y2``. While the pointer only moves, a
     message is sent when it enters another cell of the grid, not more often than `pause` milliseconds, and not before
-    the last one was answered (`answered` counts), so that none queue behind a slow model.
+    the last one was answered (`answered` counts), so that none queue behind a slow model; then the place is asked for
+    where the pointer is by now.
     """
 
     picture = traitlets.Bytes(b"").tag(sync=True)
@@ -82,25 +83,31 @@ class PointingCanvas(anywidget.AnyWidget):
         const share = (value, start, length) => Math.min(Math.max((value - start) / length, 0), 1);
         return [share(event.clientX, area.left, area.width), share(event.clientY, area.top, area.height)];
       };
-      const between = (a, b) => [
-        Math.min(a[0], b[0]), Math.min(a[1], b[1]), Math.max(a[0], b[0]), Math.max(a[1], b[1])
-      ];
-      let start = null, cell = "", sent = 0, waiting = false;
+      const between = (a, b) => [0, 1].map((i) => Math.min(a[i], b[i])).concat([0, 1].map((i) => Math.max(a[i], b[i])));
+      let start = null, cell = "", sent = 0, waiting = false, next = null, timer = null;
       const patience = 10000;
-      model.on("change:answered", () => { waiting = false; });
+      const hover = () => {
+        clearTimeout(timer);
+        if (!next) return;
+        const grid = model.get("grid");
+        const now = Math.floor(next[0] * grid) + "," + Math.floor(next[1] * grid);
+        const early = sent + (waiting ? patience : model.get("pause")) - performance.now();
+        if (now !== cell && early > 0) { timer = setTimeout(hover, early); return; }
+        const here = next;
+        next = null;
+        if (now === cell) return;
+        cell = now; sent = performance.now(); waiting = true;
+        model.send({ kind: "hover", x: here[0], y: here[1] });
+      };
+      model.on("change:answered", () => { waiting = false; hover(); });
       stage.addEventListener("pointerdown", (event) => {
         event.preventDefault();
         stage.setPointerCapture(event.pointerId);
-        start = place(event);
+        start = place(event); next = null;
       });
       stage.addEventListener("pointermove", (event) => {
-        const here = place(event);
-        if (start) { outline(...between(start, here)); return; }
-        const grid = model.get("grid");
-        const now = Math.floor(here[0] * grid) + "," + Math.floor(here[1] * grid);
-        if (now === cell || performance.now() - sent < (waiting ? patience : model.get("pause"))) return;
-        cell = now; sent = performance.now(); waiting = true;
-        model.send({ kind: "hover", x: here[0], y: here[1] });
+        if (start) outline(...between(start, place(event)));
+        else { next = place(event); hover(); }
       });
       stage.addEventListener("pointerup", (event) => {
         if (!start) return;
