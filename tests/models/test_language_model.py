@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from seewhere import storage, training
-from seewhere.models import language_model
+from seewhere.models import language_model, number_formats
 from seewhere.models.adapters import check_four_bit
 from seewhere.models.language_model import HubLanguageModel, PromptTooLong, load_language_model
 from seewhere.models.protocols import LanguageModel
@@ -163,10 +163,10 @@ def test_names_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_device_and_number_format_come_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert language_model.resolve_device()[2] == "cpu, float32: no GPU found"
-    assert language_model.resolve_device("cpu", "bfloat16")[1] is torch.bfloat16
+    assert number_formats.device_and_format()[2] == "cpu, float32: no GPU found"
+    assert number_formats.device_and_format("cpu", "bfloat16")[1] is torch.bfloat16
     with pytest.raises(ValueError, match="number format"):
-        language_model.resolve_device(dtype="float31")
+        number_formats.device_and_format(dtype="float31")
 
 
 def test_four_bit_says_what_is_missing() -> None:
@@ -180,6 +180,32 @@ def test_experts_that_four_bits_would_leave_alone_are_refused(folder: Path, tmp_
     MixtralConfig(**sizes, intermediate_size=64, num_key_value_heads=2, num_local_experts=8).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"billion weights are experts kept in one tensor.*without experts"):
         check_four_bit(tmp_path)
+
+
+def test_adapters_side_by_side_answer_as_each_alone(folder: Path, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        adapted = training.add_lora(tiny_model(), 4, targets=("q_proj", "down_proj"))
+        torch.manual_seed(seed)
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight, std=0.5)
+        training.save_adapter(adapted, tmp_path / str(seed))
+    load = {"device": "cpu", "dtype": "bfloat16", "progress": False}
+    first = load_language_model(str(folder), tmp_path / "1", **load)
+    second, bare = first.beside(tmp_path / "2"), first.beside(None)
+    asked = [chat("which dog?"), chat("which of the cats?")], [["0", "1", "12"]] * 2
+    alone = [load_language_model(str(folder), a, **load) for a in (tmp_path / "1", tmp_path / "2", None)]
+    expected = [model.choose(*asked) for model in alone]
+    assert not np.allclose(expected[0], expected[1], atol=1e-3) and not np.allclose(expected[0], expected[2], atol=1e-3)
+    for _ in range(2):  # in turn
+        for model, own, same in zip((first, second, bare), expected, alone, strict=True):
+            np.testing.assert_allclose(model.choose(*asked), own, atol=1e-6)
+            assert model.generate(asked[0], 4) == same.generate(asked[0], 4)
+            torch.testing.assert_close(model.logits(asked[0]), same.logits(asked[0]))
+            assert model.weight_hashes() == same.weight_hashes() and model.parameters == same.parameters
+    assert first.model is second.model is bare.model
+    with pytest.raises(ValueError, match="no adapter apart from its weights"):
+        load_language_model(str(folder), tmp_path / "1", device="cpu").beside(None)
 
 
 def test_what_does_not_fit_the_context_is_told_before_and_refused(folder: Path) -> None:

@@ -14,7 +14,8 @@ from seewhere.llm_wrapper import prompts
 from seewhere.llm_wrapper.rehearsal import detector_lists, imperfect_candidates, rehearse
 from seewhere.llm_wrapper.training import ATTENTION_AND_MLP, LoraSettings, fine_tune, share_right
 from seewhere.llm_wrapper.wrapper import HISTORY_FILE, WRAPPER_FILE, describe_adapter, keep_rank
-from seewhere.models.language_model import HubLanguageModel, load_language_model, quick_dtype
+from seewhere.models.language_model import HubLanguageModel, load_language_model
+from seewhere.models.number_formats import quick_dtype
 from seewhere.models.registry import load_grounder
 from seewhere.world.sprites import load_sprites
 

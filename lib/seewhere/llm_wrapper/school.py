@@ -29,7 +29,8 @@ from seewhere.llm_wrapper.rehearsal import rehearse, scene_examples
 from seewhere.llm_wrapper.training import ATTENTION_AND_MLP, share_right, to_samples
 from seewhere.llm_wrapper.wrapper import describe_adapter, keep_rank
 from seewhere.models.adapters import add_adapter
-from seewhere.models.language_model import HubLanguageModel, load_language_model, quick_dtype
+from seewhere.models.language_model import HubLanguageModel, load_language_model
+from seewhere.models.number_formats import quick_dtype
 from seewhere.models.stepwise import StepwiseTraining, add_recipe_flags
 from seewhere.packing import IGNORED, Sample, additive_mask, collate, pack
 from seewhere.world.lessons import skill_of, smaller_scene

@@ -36,7 +36,8 @@ from seewhere.llm_wrapper.study import annotated_candidates, draw_expressions
 from seewhere.llm_wrapper.training import ATTENTION_AND_MLP, LoraSettings, fine_tune
 from seewhere.llm_wrapper.wrapper import HISTORY_FILE, WRAPPER_FILE, LLMWrapper, describe_adapter, shipped_adapter
 from seewhere.models import provenance
-from seewhere.models.language_model import HubLanguageModel, load_language_model, quick_dtype, source_of
+from seewhere.models.language_model import HubLanguageModel, load_language_model, source_of
+from seewhere.models.number_formats import quick_dtype
 from seewhere.models.provenance import is_address
 from seewhere.models.registry import load_grounder
 from seewhere.presets import Preset
@@ -231,6 +232,17 @@ def _load(language_model: str, adapter: Path | None, settings: Preset) -> LLMWra
     return LLMWrapper.load(language_model, adapter, settings.coordinates, settings.scores, **loading)
 
 
+def _beside(wrapper: LLMWrapper, adapter: Path | None) -> LLMWrapper | None:
+    """The same prompt to the same model with another adapter, or none, without a second copy of its weights.
+
+    None where that cannot be.
+    """
+    model = wrapper.language_model
+    if not isinstance(model, HubLanguageModel) or not model.can_share:
+        return None
+    return LLMWrapper(model.beside(adapter), wrapper.coordinates, wrapper.scores)
+
+
 def _hashes(wrapper: LLMWrapper, language_model: str) -> dict[str, str]:
     tell = getattr(wrapper.language_model, "weight_hashes", None)
     return tell() if tell is not None else {language_model: provenance.weight_hash(language_model)}
@@ -247,7 +259,8 @@ def untuned(
         seeds: the seeds of the study.
         like: a fine-tuned wrapper whose prompt is asked, so that before and after read the very same text.
     """
-    wrapper = _load(language_model, None, settings)
+    wrapper = _beside(like, None) if like is not None else None
+    wrapper = wrapper or _load(language_model, None, settings)
     if like is not None:
         wrapper = LLMWrapper(wrapper.language_model, like.coordinates, like.scores)
     return Tuned(dict.fromkeys(seeds, wrapper), "none", pd.DataFrame(), (), _hashes(wrapper, language_model))
@@ -269,7 +282,10 @@ def fine_tuned(
         wrapper = _load(language_model, folder, settings)
         return _tuned(folder, dict.fromkeys(seeds, wrapper), "shipped adapter", _hashes(wrapper, language_model))
     folders = {seed: train_here(language_model, settings, seed, source) for seed in seeds}
-    wrappers = {seed: _load(language_model, found, settings) for seed, found in folders.items()}
+    wrappers: dict[int, LLMWrapper] = {}
+    for seed, found in folders.items():
+        first = next(iter(wrappers.values()), None)
+        wrappers[seed] = (_beside(first, found) if first else None) or _load(language_model, found, settings)
     hashes = {name: code for wrapper in wrappers.values() for name, code in _hashes(wrapper, language_model).items()}
     return _tuned(folders[seeds[0]], wrappers, "trained here", hashes)
 

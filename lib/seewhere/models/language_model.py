@@ -8,8 +8,9 @@ line break between the two, and an answer tokenised without it is not what the m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +23,7 @@ from seewhere.models import choose as engine
 from seewhere.models import provenance
 from seewhere.models.adapters import WEIGHTS, adapter_source, add_adapter, check_four_bit, four_bit_settings
 from seewhere.models.endpoint import EndpointLanguageModel
+from seewhere.models.number_formats import device_and_format
 from seewhere.models.packed_folders import plain
 from seewhere.models.protocols import LanguageModel, Message
 from seewhere.models.provenance import is_address
@@ -78,39 +80,6 @@ def source_of(name: str) -> str | Path:
     return plain(MICRO_FOLDER)
 
 
-def resolve_device(device: str | None = None, dtype: str | None = None) -> tuple[torch.device, torch.dtype, str]:
-    """Device and number format, with the reason in words ("cpu, float32: no GPU found").
-
-    Raises:
-        ValueError: for a number format that torch does not have.
-    """
-    if device is None and torch.cuda.is_available():
-        place, reason = "cuda", "a GPU was found"
-    elif device is None:
-        place, reason = "cpu", "no GPU found"
-    else:
-        place, reason = device, "as asked"
-    if dtype is not None:
-        kind = getattr(torch, dtype, None)
-        if not isinstance(kind, torch.dtype):
-            raise ValueError(f"dtype={dtype!r} is not a number format of torch; expected float32, bfloat16 or float16")
-    elif place.startswith("cuda"):
-        kind = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    else:
-        kind = torch.float32  # half precision is slower than single on most CPUs
-    return torch.device(place), kind, f"{place}, {str(kind).removeprefix('torch.')}: {reason}"
-
-
-def quick_dtype() -> str | None:
-    """Return "bfloat16" on a processor that multiplies it natively (about three times as fast), else None.
-
-    For experiments where the third digit of a probability does not matter; `load_language_model`'s own default stays
-    float32 on a processor, so that answers agree to rounding with any other way of asking.
-    """
-    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return "bfloat16" if native() else None
-
-
 class HubLanguageModel:
     """A causal language model of transformers with its tokenizer; answers `protocols.LanguageModel`."""
 
@@ -132,6 +101,7 @@ class HubLanguageModel:
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         self.sources: list[str | Path] = []  # folders or hub ids of the weights: the base's, then the adapter's
+        self._adapter: str | None = None  # its name, "" for none, where others share the weights: see `beside`
         self._answers: dict[str, list[int]] = {}
         self.end_token = self._find_end_token()
 
@@ -152,7 +122,7 @@ class HubLanguageModel:
         Raises:
             ValueError: if nothing can be loaded from `source`, or four_bit is asked where it cannot run.
         """
-        place, kind, reason = resolve_device(device, dtype)
+        place, kind, reason = device_and_format(device, dtype)
         name = name or Path(str(source)).name
         print(f"{name}: {reason}{', 4-bit base' if four_bit else ''}")
         options: dict[str, Any] = {"dtype": kind}
@@ -178,12 +148,54 @@ class HubLanguageModel:
         loaded.sources = [source, *([] if adapter is None else [adapter_source(adapter)])]
         return loaded
 
+    @property
+    def can_share(self) -> bool:
+        """Whether another adapter can stand beside this one on the same weights: one that is not merged into them."""
+        return hasattr(self.model, "peft_config")
+
+    def beside(self, adapter: str | Path | None) -> Self:
+        """Return the same model with another adapter, or without any, that takes no second copy of the weights.
+
+        Both are asked as before, one at a time.
+
+        Raises:
+            ValueError: there is no adapter here, or it was merged into the weights (float32).
+        """
+        if not self.can_share:
+            raise ValueError(f"{self.name} has no adapter apart from its weights; load another copy")
+        if self._adapter is None:
+            self._adapter = self.model.active_adapter
+        other = copy.copy(self)
+        other.sources, other._adapter = self.sources[:1], ""
+        if adapter is not None:
+            source = adapter_source(adapter)
+            other.sources, other._adapter = [*self.sources[:1], source], f"beside{len(self.model.peft_config)}"
+            self.model.load_adapter(str(source), adapter_name=other._adapter)
+            self.model.eval()
+        return other
+
+    @contextmanager
+    def _turned(self) -> Iterator[None]:
+        """Its own adapter is the one at work within."""
+        if self._adapter == "":
+            with self.model.disable_adapter():
+                yield
+        else:
+            if self._adapter is not None:
+                self.model.set_adapter(self._adapter)
+            yield
+
     # ------------------------------------------------------------------------------------------- what it is made of
 
     @property
     def parameters(self) -> int:
-        """Number of weights, an adapter's included."""
-        return sum(weight.numel() for weight in self.model.parameters())
+        """Number of weights, its own adapter's included."""
+        own = f".{self._adapter}."
+        return sum(
+            weight.numel()
+            for name, weight in self.model.named_parameters()
+            if self._adapter is None or ".lora_" not in name or own in name
+        )
 
     def weight_hashes(self) -> dict[str, str]:
         """Name -> hash (or hub revision) of the base and of the adapter; read anew from their files."""
@@ -292,15 +304,16 @@ class HubLanguageModel:
         asked = self.prompt_tokens(prompts)
         longest = max((len(option) for choices in tokens for option in choices), default=0)
         self._check_length([len(prompt) for prompt in asked], longest)
-        return engine.choose(
-            self.model,
-            asked,
-            tokens,
-            self.end_token,
-            batch_tokens=self.batch_tokens,
-            cache_tokens=4 * self.batch_tokens if self.batch_tokens else None,
-            progress=self.progress and len(prompts) > 8,
-        )
+        with self._turned():
+            return engine.choose(
+                self.model,
+                asked,
+                tokens,
+                self.end_token,
+                batch_tokens=self.batch_tokens,
+                cache_tokens=4 * self.batch_tokens if self.batch_tokens else None,
+                progress=self.progress and len(prompts) > 8,
+            )
 
     def generate(self, prompts: Sequence[list[Message]], max_new_tokens: int = 16) -> list[str]:
         """Greedy answers, in batches of similar length; without the prompt and without special tokens.
@@ -315,7 +328,7 @@ class HubLanguageModel:
         with tqdm(total=len(tokens), disable=not self.progress or len(tokens) <= 8, unit="answer") as bar:
             for chunk in _batches(tokens, self.batch_tokens or 4096, max_new_tokens):
                 ids, mask = self._padded([tokens[i] for i in chunk])
-                with torch.inference_mode():
+                with torch.inference_mode(), self._turned():
                     output = self.model.generate(
                         input_ids=ids,
                         attention_mask=mask,
@@ -341,7 +354,7 @@ class HubLanguageModel:
         for chunk in _batches(tokens, self.batch_tokens or 4096, 0):
             ids, mask = self._padded([tokens[i] for i in chunk])
             positions = (mask.cumsum(1) - 1).clamp(min=0)
-            with torch.inference_mode():
+            with torch.inference_mode(), self._turned():
                 output = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=1)
             rows |= dict(zip(chunk, output.logits[:, -1].float().cpu(), strict=True))
         return torch.stack([rows[i] for i in range(len(tokens))]) if tokens else torch.empty(0, 0)

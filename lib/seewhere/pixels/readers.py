@@ -15,10 +15,10 @@ import torch
 from seewhere import storage
 from seewhere.models import micro_vlm
 from seewhere.models.chat_pixels import ChatPixelReader
-from seewhere.models.language_model import quick_dtype
 from seewhere.models.micro_clip import MicroClip, build_model
 from seewhere.models.micro_vlm_weights import FOLDER
 from seewhere.models.minigpt import SETTINGS_FILE, MiniGPT, micro_minigpt
+from seewhere.models.number_formats import quick_dtype
 from seewhere.models.registry import MINIGPTS, load_minigpt
 from seewhere.models.stepwise import training_device
 from seewhere.pixels import prompts

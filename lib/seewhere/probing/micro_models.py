@@ -16,7 +16,6 @@ import torch
 
 from seewhere import storage
 from seewhere.models import position_probe
-from seewhere.models.language_model import quick_dtype
 from seewhere.models.micro_clip import NAME as CLIP_NAME
 from seewhere.models.micro_clip import MicroClip, build_model, shipped_folder
 from seewhere.models.micro_clip_training import FIRST_SCENE
@@ -24,6 +23,7 @@ from seewhere.models.micro_qformer import MicroBlip2
 from seewhere.models.micro_qformer_training import ResamplerSettings, language_of, shape_of
 from seewhere.models.micro_resamplers import MicroInstruct, MicroPerceiver, ThroughLanguage
 from seewhere.models.micro_text import world_tokenizer
+from seewhere.models.number_formats import quick_dtype
 from seewhere.models.resamplers import NAMES, MicroPatches, MicroResampler
 from seewhere.models.resampling import Resampler
 from seewhere.models.world_pairs import load_pairs
