@@ -58,7 +58,7 @@ def test_real_talk2car(real_data):
     assert (frame["x2"] <= 1600).all() and (frame["y2"] <= 900).all() and (frame["area"] > 0).all()
     assert dataset.expressions[0].text == "once the light turns green, turn left behind the silver car"
     assert len(dataset.categories) == 23  # nuScenes' own, none unknown
-    assert (len(dataset.images), len(dataset.regions)) == (878, 915)  # frames and objects are asked about repeatedly
+    assert (len(dataset.images), len(dataset.regions)) == (878, 999)  # of 1,163 commands
 
 
 @pytest.mark.filterwarnings("ignore:talk2car")

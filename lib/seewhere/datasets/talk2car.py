@@ -73,8 +73,8 @@ def read_commands(path: Path) -> list[dict[str, Any]]:
 def load_talk2car(split: str, root: Path, images: Path | None = None) -> ReferringDataset:
     """Read one split ("train", "val", "test").
 
-    The release brings a picture for every command, but several commands may be about one camera frame, and one object:
-    those share an image and a region here (the first command's), for they are no independent samples.
+    The release brings a picture for every command, but several commands may be about one camera frame, and one box in
+    it: those share an image and a region here (the first command's), for they are no independent samples.
 
     Raises:
         DataError: missing or broken file, boxes in another convention.
