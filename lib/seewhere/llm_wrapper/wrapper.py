@@ -184,8 +184,7 @@ class LLMWrapper:
         found = self.language_model.choose(turns, options) if asked else []
         for i, probabilities in zip(asked, found, strict=True):
             if np.isnan(probabilities).any():
-                own = int(candidates[i].metadata.get("top", -1))
-                answers[i] = Answer(own, _one_hot(own, len(probabilities)), answers[i].prompt, NO_INTEGER)
+                answers[i] = _left_to_detector(candidates[i], answers[i].prompt, NO_INTEGER)
             else:
                 answers[i] = Answer(int(np.argmax(probabilities)), probabilities, answers[i].prompt, CHOSEN)
         return answers
@@ -207,8 +206,9 @@ class LLMWrapper:
         for i, text in zip(asked, texts, strict=True):
             index, status = parse_index(text, len(candidates[i]))
             if index < 0:
-                index = int(candidates[i].metadata.get("top", -1))
-            answers[i] = Answer(index, _one_hot(index, len(candidates[i])), answers[i].prompt, status, text)
+                answers[i] = _left_to_detector(candidates[i], answers[i].prompt, status, text)
+            else:
+                answers[i] = Answer(index, _one_hot(index, len(candidates[i])), answers[i].prompt, status, text)
         return answers
 
     def _prepare(
@@ -237,8 +237,7 @@ class LLMWrapper:
                 asked.append(i)
                 answers.append(Answer(-1, np.zeros(len(boxes)), self.prompt(size, phrase, boxes), CHOSEN))
         for i in self._too_long(asked, answers, room):
-            own = int(candidates[i].metadata.get("top", -1))
-            answers[i] = Answer(own, _one_hot(own, len(candidates[i])), answers[i].prompt, TOO_LONG)
+            answers[i] = _left_to_detector(candidates[i], answers[i].prompt, TOO_LONG)
             asked.remove(i)
         return asked, answers
 
@@ -249,6 +248,12 @@ class LLMWrapper:
             return []
         verdicts = tell([prompts.messages(answers[i].prompt) for i in asked], room)
         return [i for i, long in zip(asked, verdicts, strict=True) if long]
+
+
+def _left_to_detector(candidates: Detections, prompt: str, status: str, text: str = "") -> Answer:
+    """The detector's own choice, where the language model made none."""
+    own = int(candidates.metadata.get("top", -1))
+    return Answer(own, _one_hot(own, len(candidates)), prompt, status, text)
 
 
 def _one_hot(index: int, count: int) -> np.ndarray:

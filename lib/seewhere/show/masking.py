@@ -123,7 +123,11 @@ class MaskAsker(PhrasePicker):
     def _draw(self, _: object = None) -> None:
         image = self.image()
         if self.found is None:
-            failed = "The model gave no answer; the log says why." if self.text else "Type a phrase above."
+            failed = (
+                "The model gave no answer; the log says why. Change the phrase or the model to ask again."
+                if self.text
+                else "Type a phrase above."
+            )
             self.report.value = f"<p>{failed}</p>"
             self.picture.value = to_png(figures.enlarge(image, SIDE)[0])
             self.probabilities.layout.display = "none"
