@@ -107,7 +107,7 @@ class PixelTraining(StepwiseTraining):
         held = 0 if settings.reading else micro_vlm.READING
         self.model.language.model.layers[:held].requires_grad_(False)
         if settings.lora_rank:
-            with torch.random.fork_rng():  # adapters begin at random
+            with torch.random.fork_rng(devices=[]):  # adapters begin at random
                 torch.manual_seed(settings.seed)
                 self.model.language = with_lora(self.model.language, settings.lora_rank, held)
         for name, parameter in self.model.vision.named_parameters():
