@@ -293,3 +293,46 @@ def test_ours_stand_beside_the_papers_numbers() -> None:
     printed = table[table[""] == "paper"]
     assert "+18.0" in set(printed.gain_p_at_1) and "+23.0" in set(printed.gain_p_at_1)
     assert list(table.iloc[-1])[:3] == ["here", "first, oracle, made", "+66.7"]
+
+
+class Counting:
+    """A detector that counts what it is asked, and dies at a call of one's choice."""
+
+    name, endpoint = "counting", ""
+
+    def __init__(self, weights: str, dies_at: int = 0) -> None:
+        self.weights_hash, self.dies_at, self.calls, self.asked = weights, dies_at, 0, 0
+
+    def ground(self, images: Sequence, phrases: Sequence[str]) -> list:
+        self.calls += 1
+        if self.calls == self.dies_at:
+            raise KeyboardInterrupt
+        self.asked += len(phrases)
+        return [make_candidates([[0, 0, 9, len(p)]], [p], [0.5], self.name, 0) for p in phrases]
+
+
+def test_a_detector_that_is_killed_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    monkeypatch.setattr(experiments, "OPENED", 4)
+    data = drawable(5, 2)
+    expressions = [
+        replace(e, image=replace(e.image, path=tmp_path / f"{e.image.image_id}.png")) for e in data.expressions
+    ]
+    for expression in expressions:
+        Image.new("RGB", (100, 100)).save(expression.image.path)
+    keep = tmp_path / "kept"
+    killed = Counting("w", dies_at=2)
+    with pytest.raises(KeyboardInterrupt):
+        experiments.detect(killed, expressions, keep)
+    again = Counting("w")
+    found = experiments.detect(again, expressions, keep)
+    assert (killed.asked, again.asked) == (4, 6), "the first four were kept"
+    fresh = experiments.detect(Counting("w"), expressions)
+    assert [d.data["label"].tolist() for d in found] == [d.data["label"].tolist() for d in fresh]
+    assert all(np.array_equal(a.xyxy, b.xyxy) and a.metadata == b.metadata for a, b in zip(found, fresh, strict=True))
+    third = Counting("w")
+    experiments.detect(third, expressions, keep)
+    other = Counting("other weights")
+    experiments.detect(other, expressions, keep)
+    assert (third.asked, other.asked) == (0, 10)

@@ -10,18 +10,21 @@ A **system** is a detector alone, or a detector with a language model that reads
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 from seewhere import metrics
 from seewhere.llm_wrapper import prompts
 from seewhere.llm_wrapper.examples import SMALLEST_IOU, right_candidate
 from seewhere.llm_wrapper.wrapper import STATUSES, Answer, LLMWrapper
+from seewhere.models import kept_candidates
 from seewhere.models.candidates import Detections
 from seewhere.models.protocols import Grounder
-from seewhere.models.provenance import is_address
+from seewhere.models.provenance import grounder_hash, is_address
 from seewhere.records import Expression
 
 ANNOTATIONS = "annotations"  # stands for a data set's own boxes in place of a detector
@@ -51,18 +54,35 @@ def system(detector: str, llm: str = "", training: str = FINE_TUNED, free: bool 
     return f"{detector} + {shown(llm)}{untrained}{', free text' if free else ''}"
 
 
-def detect(grounder: Grounder, expressions: Sequence[Expression]) -> list[Detections]:
+def detect(grounder: Grounder, expressions: Sequence[Expression], keep: Path | None = None) -> list[Detections]:
     """Return the grounder's candidates for each expression.
 
     Pictures are opened for `OPENED` expressions at a time, each once: those of a training split would fill the memory.
+
+    Args:
+        grounder: a detector.
+        expressions: what it is asked.
+        keep: folder where the answers to so many expressions are kept as they come, and found again.
     """
     found: list[Detections] = []
-    for start in range(0, len(expressions), OPENED):
+    parts = range(0, len(expressions), OPENED)
+    for start in tqdm(parts, desc="asking the detector", unit="part", disable=len(parts) < 2, leave=False):
         part = expressions[start : start + OPENED]
-        pictures = {e.image.image_id: e.image for e in part}
-        opened = {number: image.open() for number, image in pictures.items()}
-        found += grounder.ground([opened[e.image.image_id] for e in part], [e.text for e in part])
+        place = keep / _part_name(grounder, part) if keep else None
+        known = kept_candidates.read(place) if place else None
+        if known is None:
+            pictures = {e.image.image_id: e.image for e in part}
+            opened = {number: image.open() for number, image in pictures.items()}
+            known = grounder.ground([opened[e.image.image_id] for e in part], [e.text for e in part])
+            if place:
+                kept_candidates.write(place, known)
+        found += known
     return found
+
+
+def _part_name(grounder: Grounder, part: Sequence[Expression]) -> str:
+    asked = f"{grounder.name} {grounder_hash(grounder)}"
+    return kept_candidates.part_name(asked, [(e.image.image_id, e.text) for e in part])
 
 
 def _row(expression: Expression, candidates: Detections, index: int, system: str, status: str) -> dict[str, Any]:

@@ -59,6 +59,7 @@ LEARNT = (  # the settings that a training here depends on
 )
 QUESTIONS_PER_SCENE = 8
 SCENES = "scenes"
+KEPT_CANDIDATES = "candidates"  # folder of a training on a detector's boxes, until it is done
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +119,13 @@ class Tuned:
         return {title: [name] for title, name in titles.items() if name in log and log[name].notna().sum() > 1}
 
 
-def examples_for(model: HubLanguageModel, settings: Preset, source: Source, seed: int) -> list[Example]:
+def examples_for(
+    model: HubLanguageModel, settings: Preset, source: Source, seed: int, keep: Path | None = None
+) -> list[Example]:
     """Return about ``settings.train_expressions`` training examples.
 
-    From a data set they follow the paper's rules (`build_examples`); from scenes see `rehearse`.
+    From a data set they follow the paper's rules (`build_examples`); from scenes see `rehearse`. In the folder `keep` a
+    detector's boxes stay, so that one that is killed is not asked again.
     """
     if source.dataset is None:
         scenes = max(2, settings.train_expressions // QUESTIONS_PER_SCENE)
@@ -140,7 +144,7 @@ def examples_for(model: HubLanguageModel, settings: Preset, source: Source, seed
     if source.detector == experiments.ANNOTATIONS:
         candidates = annotated_candidates(source.dataset, expressions)
     else:
-        candidates = experiments.detect(load_grounder(source.detector), expressions)
+        candidates = experiments.detect(load_grounder(source.detector), expressions, keep)
     examples, counts = build_examples(
         [e.image.size for e in expressions],
         [e.text for e in expressions],
@@ -200,7 +204,7 @@ def training_folder(language_model: str, settings: Preset, seed: int, source: So
 def _train(language_model: str, settings: Preset, seed: int, source: Source, folder: Path) -> None:
     model = load_language_model(language_model, **_loading(language_model, settings))
     assert isinstance(model, HubLanguageModel)
-    examples = examples_for(model, settings, source, seed)
+    examples = examples_for(model, settings, source, seed, folder / KEPT_CANDIDATES)
     lora = LoraSettings(settings.lora_rank, settings.lora_alpha, settings.lora_dropout, _targets(settings))
     chosen = training.TrainingSettings(
         learning_rate=settings.learning_rate,
@@ -215,6 +219,7 @@ def _train(language_model: str, settings: Preset, seed: int, source: Source, fol
     trained_on = [{"boxes": source.detector, "questions": len(examples)}]
     log = trained.history.assign(stage=source.detector)
     describe_adapter(folder / "adapter", settings.coordinates, settings.scores, trained_on, log)
+    shutil.rmtree(folder / KEPT_CANDIDATES, ignore_errors=True)  # what they were for is done
 
 
 def _targets(settings: Preset) -> tuple[str, ...]:
